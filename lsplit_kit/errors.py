@@ -1,0 +1,134 @@
+"""Every error the kit raises on purpose: one sentence each, and a page under docs/errors/ named after its code."""
+
+from __future__ import annotations
+
+
+class LsplitError(Exception):
+    """Base of all errors raised on purpose; `code` names the page docs/errors/<code>.md and crosses the wire."""
+
+    code = "error"
+
+    def __str__(self) -> str:
+        return super().__str__() or (self.__doc__ or self.code)
+
+
+class PlanError(LsplitError, ValueError):
+    """The two cuts do not fit the model."""
+
+    code = "plan"
+
+
+class UnsupportedModel(LsplitError, ValueError):
+    """This family cannot be cut in three, and the sentence says why."""
+
+    code = "unsupported-model"
+
+
+class UnsupportedOption(LsplitError, ValueError):
+    """This option cannot be honoured by a split model."""
+
+    code = "unsupported-option"
+
+
+class CodecError(LsplitError, ValueError):
+    """The codec spec is unknown, or a payload does not fit its codec and shape."""
+
+    code = "codec"
+
+
+class NonFiniteError(CodecError):
+    """A tensor holds NaN or infinity."""
+
+    code = "non-finite"
+
+
+class FrameError(LsplitError, ValueError):
+    """A frame or a call does not have the agreed form."""
+
+    code = "frame"
+
+
+class LimitExceeded(LsplitError, ValueError):
+    """A frame, a token count or a session count is over the agreed limit."""
+
+    code = "limit"
+
+
+class VersionMismatch(LsplitError):
+    """The two sides speak different versions of the wire."""
+
+    code = "version"
+
+
+class FingerprintMismatch(LsplitError):
+    """The two sides hold different weights, layers or number formats."""
+
+    code = "fingerprint"
+
+
+class CacheMiss(LsplitError):
+    """The host has fewer positions than the step starts at; `have` says how many."""
+
+    code = "cache-miss"
+
+    def __init__(self, message: str = "", have: int = 0) -> None:
+        super().__init__(message)
+        self.have = have
+
+
+class StepRefused(LsplitError):
+    """A step number came twice with different contents, or out of order."""
+
+    code = "step"
+
+
+class SessionUnknown(LsplitError):
+    """The host does not know this session on this connection."""
+
+    code = "session"
+
+
+class HostUnavailable(LsplitError, ConnectionError):
+    """No host answers at the address, or the connection broke."""
+
+    code = "host-unavailable"
+
+
+class HostTimeout(HostUnavailable, TimeoutError):
+    """The host did not answer within the deadline."""
+
+    code = "host-timeout"
+
+
+class HostError(LsplitError, RuntimeError):
+    """The host failed inside; its own log has the request id and the details."""
+
+    code = "host-error"
+
+
+class AuthError(LsplitError, PermissionError):
+    """The token is missing or wrong."""
+
+    code = "auth"
+
+
+class WeightsError(LsplitError, OSError):
+    """Weights could not be fetched, verified or read."""
+
+    code = "weights"
+
+
+class CaptureError(LsplitError, ValueError):
+    """A capture file is damaged or of another version."""
+
+    code = "capture"
+
+
+def by_code() -> dict[str, type[LsplitError]]:
+    """Every error class by its code, for errors that arrive over the wire."""
+    found: dict[str, type[LsplitError]] = {}
+    queue: list[type[LsplitError]] = [LsplitError]
+    for cls in queue:
+        found[cls.code] = cls
+        queue.extend(cls.__subclasses__())
+    return found

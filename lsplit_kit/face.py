@@ -1,0 +1,97 @@
+"""The four verbs: load a model, load only its local side, split it, start a host. Here `body=` becomes a link."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import FrameError, PlanError, UnsupportedModel
+from .split.body import body_of, fingerprint_of
+from .split.plan import SplitPlan
+from .split.text import split_text
+from .wire.link import InProcess, Link, Loopback
+
+if TYPE_CHECKING:
+    from .remote.host import Host
+
+LOSSLESS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """(model, tokenizer): "smollm2", a "toy-*" name, a folder, or a hub id; raises WeightsError."""
+    from .models.load import load
+
+    return load(name_or_path, dtype)
+
+
+def load_local(
+    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The model with only head, tail and ends in memory; the body's layers are structure without weights."""
+    from .models.partial import load_local
+
+    return load_local(name_or_path, head, tail, dtype)
+
+
+def host(model: str | os.PathLike[str] = "smollm2", head: int = 2, tail: int = 2, port: int = 0, **options: Any) -> Host:
+    """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`."""
+    from .remote.host import host
+
+    return host(model, head=head, tail=tail, port=port, **options)
+
+
+def split(
+    model: Any,
+    plan: SplitPlan | None = None,
+    *,
+    head: int | None = None,
+    tail: int | None = None,
+    body: str | Link | None = None,
+    codec: str | tuple[str, str] | None = None,
+    cache: str = "kv",
+    timeout: float = 60.0,
+) -> Any:
+    """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
+
+    body: None (this process), "loopback" (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or
+    (up, down); None is lossless for the model's number format. cache: kv, hidden (arXiv 2310.14651, section IV) or none.
+    """
+    model = model[0] if isinstance(model, tuple) else model
+    if isinstance(model, str):
+        model = load(model)[0]
+    if not hasattr(model, "generate") or not hasattr(model, "config"):
+        raise UnsupportedModel(f"split() takes a causal language model of transformers, got {type(model).__name__}.")
+    if plan is not None and (head is not None or tail is not None):
+        raise PlanError("Give either a plan or head= and tail=, not both.")
+    kept = getattr(model, "lsplit_plan", None)  # a model of load_local has its cuts already
+    if plan is None:
+        default = kept or SplitPlan()
+        plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
+    if kept is not None and plan != kept:
+        raise PlanError(f"This model was loaded with {kept} only; load it again for {plan}.")
+    up, down = (codec, codec) if isinstance(codec, str) or codec is None else codec
+    lossless = LOSSLESS[model.dtype]
+    link = _link(model, plan, body, timeout)
+    try:
+        return split_text(model, plan, link, cache, up or lossless, down or lossless)
+    except BaseException:
+        link.close()
+        raise
+
+
+def _link(model: Any, plan: SplitPlan, body: str | Link | None, timeout: float) -> Link:
+    if body is None or body == "loopback":
+        return (InProcess if body is None else Loopback)(body_of(model, plan))
+    if not isinstance(body, str):
+        return body
+    if body.startswith("rpyc://"):
+        from .remote.client import RpycLink
+
+        fingerprint, start, stop = fingerprint_of(model, plan)
+        return RpycLink(
+            body, timeout=timeout, fingerprint=fingerprint, start=start, stop=stop,
+            dtype=str(model.dtype).removeprefix("torch."),
+        )  # fmt: skip
+    raise FrameError(f'body={body!r} is no address; use None, "loopback" or "rpyc://host:port".')

@@ -1,0 +1,1 @@
+"""Named models: where they are kept, how they are fetched, verified, converted and loaded."""

@@ -1,0 +1,49 @@
+"""Codecs that only change the number format: fp32 (lossless), fp16, bf16."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError
+from .registry import Codec, register
+
+
+class _Cast(Codec):
+    dtype: torch.dtype
+
+    @property
+    def bits_per_value(self) -> float:  # type: ignore[override]
+        return self.dtype.itemsize * 8
+
+    def _pack(self, tensor: Tensor) -> bytes:
+        cast = tensor.to(self.dtype)
+        if self.dtype is torch.float16 and not bool(torch.isfinite(cast).all()):
+            raise NonFiniteError("fp16: a value is beyond 65504; use bf16, fp32 or int8:token for this tensor.")
+        return cast.view(torch.uint8).numpy().tobytes() if cast.numel() else b""
+
+    def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
+        raw = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
+        return raw.view(self.dtype).reshape(shape)
+
+
+@register("fp32")
+class Float32(_Cast):
+    """Single precision, 32 bits: lossless for fp32 models."""
+
+    dtype = torch.float32
+
+
+@register("fp16")
+class Float16(_Cast):
+    """Half precision, 16 bits; refuses values beyond 65504."""
+
+    dtype = torch.float16
+
+
+@register("bf16")
+class BFloat16(_Cast):
+    """Brain float, 16 bits: the range of fp32 with 8 bits of precision."""
+
+    dtype = torch.bfloat16

@@ -1,0 +1,106 @@
+"""The spec strings and what they name: `codec("int8:token").encode(tensor) -> Encoded -> .decode(...)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import CodecError, NonFiniteError
+
+
+class Encoded(NamedTuple):
+    """One tensor as it crosses: the codec's spec, the tensor's shape and the payload bytes."""
+
+    spec: str
+    shape: tuple[int, ...]
+    payload: bytes
+
+
+class Codec:
+    """Base of all codecs: subclasses turn a float tensor [..., d] into bytes and back.
+
+    A subclass sets `bits_per_value` and writes `_pack`, `_unpack` and, where scales cross too, `payload_bytes`.
+    """
+
+    bits_per_value: float
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"codec({self.spec!r}): {self.bits_per_value:g} bits per value"
+
+    def payload_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a tensor of this shape costs, scales included."""
+        return math.ceil(math.prod(shape) * self.bits_per_value / 8)
+
+    def encode(self, tensor: Tensor) -> Encoded:
+        """Encode a float tensor [..., d]; raises NonFiniteError on NaN or infinity."""
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise CodecError(f"{self.spec}: expected a float tensor, got {_kind(tensor)}; cast it first.")
+        if tensor.dim() == 0:
+            raise CodecError(f"{self.spec}: expected a tensor of at least one dimension, got a scalar.")
+        tensor = tensor.detach()
+        check_finite(tensor, "the tensor to encode")
+        return Encoded(self.spec, tuple(tensor.shape), self._pack(tensor.cpu().contiguous()))
+
+    def decode(self, encoded: Encoded, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Decode into a new tensor of `dtype`; raises CodecError where payload, shape and spec disagree."""
+        if encoded.spec != self.spec:
+            raise CodecError(f"This codec is {self.spec}, the payload is {encoded.spec}; decode with its own codec.")
+        expected = self.payload_bytes(encoded.shape)
+        if type(encoded.payload) is not bytes or len(encoded.payload) != expected:
+            got = len(encoded.payload) if isinstance(encoded.payload, bytes) else _kind(encoded.payload)
+            raise CodecError(f"{self.spec}: shape {encoded.shape} needs {expected} bytes, got {got}.")
+        tensor = self._unpack(encoded.payload, encoded.shape)
+        check_finite(tensor, "the received tensor")
+        return tensor.to(dtype)
+
+    def _pack(self, tensor: Tensor) -> bytes:
+        raise NotImplementedError
+
+    def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
+        raise NotImplementedError
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raise NonFiniteError if any value is NaN or infinite (one pass: x - x is 0 for every finite x)."""
+    if tensor.numel() and not bool(torch.isfinite(tensor).all()):
+        raise NonFiniteError(f"NaN or infinity in {what}, shape {tuple(tensor.shape)}: nothing was sent or used.")
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+_FAMILIES: dict[str, Callable[[str], Codec]] = {}
+
+
+def register(name: str) -> Callable[[type[Codec]], type[Codec]]:
+    """Class decorator: make a codec known under the spec `name`."""
+
+    def add(cls: type[Codec]) -> type[Codec]:
+        _FAMILIES[name] = cls
+        return cls
+
+    return add
+
+
+def specs() -> list[str]:
+    """The specs that this version knows."""
+    from . import affine, casts  # noqa: F401  (importing registers them)
+
+    return sorted(_FAMILIES)
+
+
+@lru_cache(maxsize=64)
+def codec(spec: str) -> Codec:
+    """The codec named by `spec`; raises CodecError listing the known ones."""
+    if not isinstance(spec, str) or spec not in specs():
+        raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(specs())}.")
+    return _FAMILIES[spec](spec)

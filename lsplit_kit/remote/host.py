@@ -1,0 +1,154 @@
+"""A host in a child process of this one, which never outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+from ..errors import HostTimeout, HostUnavailable
+from .protocol import safe_text
+
+_PACKAGES = str(Path(__file__).resolve().parents[2])
+
+
+class Host:
+    """A running host: `.address` for a link, `.pid`, `.holds` (first layer, last + 1), `.close()`."""
+
+    def __init__(self, arguments: list[str], start_seconds: float = 120.0) -> None:
+        env = dict(os.environ, OMP_NUM_THREADS="1")
+        env["PYTHONPATH"] = os.pathsep.join(p for p in (_PACKAGES, env.get("PYTHONPATH", "")) if p)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lsplit_kit.remote.serve", "--parent-pipe", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,  # Ctrl-C in a notebook interrupts the cell, not the host
+        )
+        # finalize also runs at exit; the child sees its stdin end even when this process is killed.
+        self._finalizer = weakref.finalize(self, _stop, self._process, os.getpid())
+        self.pid = self._process.pid
+        self._tail: deque[str] = deque(maxlen=40)
+        lines: queue.Queue[str] = queue.Queue()
+        self._readers = [
+            threading.Thread(target=_drain, args=(self._process.stderr, self._tail.append), daemon=True),
+            threading.Thread(target=_drain, args=(self._process.stdout, lines.put), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        try:
+            ready = json.loads(lines.get(timeout=start_seconds))
+            self.address, self.holds = str(ready["address"]), (int(ready["holds"][0]), int(ready["holds"][1]))
+            self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
+        except queue.Empty:
+            self.close()
+            raise HostTimeout(
+                f"The host did not start within {start_seconds:g} s; {self._last_words()}"
+            ) from None
+        except (ValueError, KeyError, IndexError, TypeError):
+            self.close()
+            raise HostUnavailable(f"The host could not start: {self._last_words()}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether the host process is alive."""
+        return self._process.poll() is None
+
+    def stderr(self) -> str:
+        """Return the last lines that the host wrote to its log."""
+        return "\n".join(self._tail)
+
+    def close(self) -> None:
+        """End the host and wait until it is gone; a second call does nothing."""
+        self._finalizer()
+        for reader in self._readers:
+            reader.join(1)
+
+    def _last_words(self) -> str:
+        line = next((text for text in reversed(self._tail) if text.strip()), "it said nothing.")
+        return safe_text(line)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Host({self.address}, layers [{self.holds[0]}, {self.holds[1]}) of {self.model}, pid {self.pid})"
+        )
+
+
+def host(
+    model: str | os.PathLike[str] = "smollm2",
+    head: int = 2,
+    tail: int = 2,
+    port: int = 0,
+    bind: str = "127.0.0.1",
+    *,
+    dtype: str = "float32",
+    allow_remote: bool = False,
+    start_seconds: float = 120.0,
+    loader: str | None = None,
+) -> Host:
+    """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
+
+    head, tail: layers that stay on the local side; port 0 takes a free one. Raises HostUnavailable with the
+    child's last line when it cannot start, HostTimeout after `start_seconds`.
+    """
+    arguments = [
+        "--model",
+        os.fspath(model),
+        "--head",
+        str(head),
+        "--tail",
+        str(tail),
+        "--port",
+        str(port),
+        "--bind",
+        bind,
+        "--dtype",
+        str(dtype).removeprefix("torch."),
+    ]
+    arguments += ["--allow-remote"] if allow_remote else []
+    arguments += ["--loader", loader] if loader else []
+    return Host(arguments, start_seconds)
+
+
+def _drain(pipe: IO[bytes], keep: object) -> None:
+    """Read a pipe to its end, so that the child never blocks on it; an empty line marks the end."""
+    with pipe:
+        for raw in pipe:
+            keep(raw.decode("utf-8", "replace").rstrip())
+    keep("")
+
+
+def _stop(process: subprocess.Popen, owner: int) -> None:
+    """End the child: first its stdin, then SIGTERM, then SIGKILL."""
+    if os.getpid() != owner:  # a fork of this process has no say over the child
+        return
+    try:
+        process.stdin.close()
+    except OSError:
+        pass
+    for push in (None, process.terminate, process.kill):
+        if push is not None:
+            push()
+        try:
+            process.wait(2)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()

@@ -1,0 +1,211 @@
+"""RPyC without its machinery: both ends know ping, close and named calls on primitives, no references.
+
+Private rpyc names used here and in server.py (held by a contract test, hence the pin rpyc>=6.0.2,<6.1):
+_protocol, _request_handlers, _handle_ping, _handle_close, _local_root, _box, _unbox, _box_exc, _unbox_exc,
+_dispatch, _seq_request_callback, _cleanup, _closed, _channel, _accept_method, _authenticate_and_serve_client,
+_serve_client.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from types import TracebackType
+
+import rpyc
+from rpyc.core import brine, consts
+from rpyc.core.channel import Channel
+from rpyc.core.protocol import Connection
+
+from ..errors import CacheMiss, FrameError, HostError, LimitExceeded, LsplitError, by_code
+from .brinewalk import Refused, walk
+from .stream import FastStream
+
+MAX_FRAME = 16 << 20
+log = logging.getLogger("lsplit_kit.host")
+
+CONFIG = dict.fromkeys(
+    (
+        "allow_safe_attrs",
+        "allow_exposed_attrs",
+        "allow_public_attrs",
+        "allow_all_attrs",
+        "allow_getattr",
+        "allow_setattr",
+        "allow_delattr",
+        "allow_pickle",
+        "include_local_traceback",
+        "include_local_version",
+        "instantiate_custom_exceptions",
+        "import_custom_exceptions",
+        "propagate_SystemExit_locally",
+        "propagate_KeyboardInterrupt_locally",
+        "bind_threads",
+    ),
+    False,
+) | {"close_catchall": True, "sync_request_timeout": 60}
+
+# These describe one side's own sockets and disk: a peer has no business raising them, nor a path to tell.
+_HOME_ONLY = {"error", "host-unavailable", "host-timeout", "auth", "weights", "capture"}
+
+
+class ProtocolViolation(EOFError):
+    """The peer broke the wire's rules; an EOFError, so that rpyc drops the connection."""
+
+
+class LimitedChannel(Channel):
+    """Frames without compression, refused by their size before anything is allocated (`max_frame` bytes)."""
+
+    __slots__ = ("max_frame", "until")
+
+    def __init__(self, stream: FastStream, max_frame: int = MAX_FRAME) -> None:
+        super().__init__(stream, compress=False)
+        self.max_frame = max_frame
+        self.until = float("inf")  # the client's own deadline for the call in flight
+
+    def recv(self) -> memoryview:
+        """Receive one whole frame within the stream's deadline."""
+        end = min(time.monotonic() + self.stream.deadline, self.until)
+        size, compressed = self.FRAME_HEADER.unpack(self.stream.read(self.FRAME_HEADER.size, end))
+        if compressed or not 2 <= size <= self.max_frame:
+            self._refuse(
+                f"a frame of {size} bytes (compressed: {compressed}) is not between 2 and {self.max_frame}"
+            )
+        frame = self.stream.read(size + 1, end)
+        if frame[-1] != self.FLUSHER[0]:
+            self._refuse("a frame does not end where it says")
+        data = memoryview(frame)[:size]
+        try:
+            walk(data[1:])
+        except Refused as err:
+            self._refuse(str(err))
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send one frame in one write; raise LimitExceeded, before a byte leaves, when it is too large."""
+        if len(data) > self.max_frame:
+            raise LimitExceeded(
+                f"A frame of {len(data):,} bytes is over the limit of {self.max_frame:,}; "
+                "send fewer positions at once."
+            )
+        end = min(time.monotonic() + self.stream.deadline, self.until)
+        self.stream.write(b"".join((self.FRAME_HEADER.pack(len(data), 0), data, self.FLUSHER)), end)
+
+    def _refuse(self, why: str) -> None:
+        self.stream.close()
+        raise ProtocolViolation(why)
+
+
+class _Handlers(dict):
+    def __missing__(self, key: object) -> None:
+        raise FrameError("Only ping, close and named calls exist on this wire.")
+
+
+class PrimitiveConnection(Connection):
+    """A connection, used by both ends, that never makes or accepts a reference."""
+
+    @classmethod
+    def _request_handlers(cls) -> dict:
+        return _Handlers(
+            {
+                consts.HANDLE_PING: cls._handle_ping,
+                consts.HANDLE_CLOSE: cls._handle_close,
+                consts.HANDLE_CALLATTR: cls._handle_named,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the socket at once: asking a frozen peer to agree would wait for its answer."""
+        if not self._closed:
+            self._closed = True
+            self._channel.close()
+            self._cleanup()
+
+    def _handle_named(self, *call: object) -> object:
+        if len(call) != 4 or call[0] is not None or type(call[2]) is not tuple or call[3] != ():
+            raise FrameError("A call is (None, name, arguments, ()).")
+        name, args, methods = call[1], call[2], self._local_root.WIRE_METHODS
+        if type(name) is not str or name not in methods:
+            raise FrameError(f"The host has no such method; it has {', '.join(sorted(methods))}.")
+        result = getattr(self._local_root, "exposed_" + name)(*args)
+        # Checked here, inside rpyc's try block, because _box and the channel run outside it.
+        if not brine.dumpable(result):
+            raise TypeError(f"{name} returned something that is not a primitive")
+        if _size(result) > self._channel.max_frame:
+            raise LimitExceeded(f"The answer is over the frame limit of {self._channel.max_frame:,} bytes.")
+        return result
+
+    def _dispatch(self, data: memoryview) -> None:
+        if data[0] == consts.MSG_REQUEST and not self._local_root.WIRE_METHODS:
+            raise ProtocolViolation("the host sent a request; only the local side asks")
+        super()._dispatch(data)
+
+    def _seq_request_callback(self, msg: int, seq: object, is_exc: bool, obj: object) -> None:
+        if type(seq) is not int or seq not in self._request_callbacks:
+            raise ProtocolViolation("an answer to a question that was not asked")
+        super()._seq_request_callback(msg, seq, is_exc, obj)
+
+    def _box(self, obj: object) -> tuple[int, object]:
+        if not brine.dumpable(obj):
+            raise FrameError("Only None, bools, ints, text, bytes and tuples of these cross the wire.")
+        return consts.LABEL_VALUE, obj
+
+    def _unbox(self, package: object) -> object:
+        if type(package) is not tuple or len(package) != 2 or package[0] != consts.LABEL_VALUE:
+            raise ProtocolViolation("an object by reference was refused")
+        return package[1]
+
+    def _box_exc(self, typ: type, val: BaseException, tb: TracebackType | None) -> tuple[str, str, str, int]:
+        request = secrets.token_hex(4)
+        if isinstance(val, ProtocolViolation):
+            val = FrameError(str(val))
+        if isinstance(val, LsplitError) and val.code not in _HOME_ONLY:
+            log.info("request %s refused: %s: %s", request, val.code, safe_text(val))
+            return (
+                val.code,
+                safe_text(val),
+                request,
+                have if type(have := getattr(val, "have", 0)) is int else 0,
+            )
+        log.error("request %s failed", request, exc_info=(typ, val, tb))
+        return HostError.code, "internal error", request, 0
+
+    def _unbox_exc(self, raw: object) -> LsplitError:
+        if type(raw) is not tuple or [type(item) for item in raw] != [str, str, str, int]:
+            raise ProtocolViolation("a malformed error")
+        return rebuild(*raw)
+
+
+class PrimitiveService(rpyc.Service):
+    """A service whose WIRE_METHODS are all that a peer can call; the local side's is empty."""
+
+    _protocol = PrimitiveConnection
+    WIRE_METHODS: frozenset[str] = frozenset()
+
+
+def safe_text(value: object) -> str:
+    """Return at most 400 printable characters of a text."""
+    return "".join(ch if ch.isprintable() else "?" for ch in str(value)[:400])
+
+
+def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
+    """Return the kit's own error for (code, text, request id, have) as it came over the wire."""
+    text, request = safe_text(text), safe_text(request)[:16]
+    cls = None if code in _HOME_ONLY else by_code().get(code)
+    if cls is CacheMiss:
+        error: LsplitError = CacheMiss(text, have)
+    elif cls is HostError:
+        error = HostError(f"The host failed inside; its log has the details under request {request}.")
+    elif cls is None:
+        error = HostError(f"The host answered with an unknown error {safe_text(code)[:40]!r}: {text}")
+    else:
+        error = cls(text)
+    error.request_id = request
+    return error
+
+
+def _size(value: object) -> int:
+    if type(value) in (tuple, frozenset):
+        return 8 + sum(map(_size, value))
+    return 32 + (len(value) * (1 if type(value) is bytes else 4) if type(value) in (bytes, str) else 0)

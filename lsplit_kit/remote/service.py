@@ -1,0 +1,162 @@
+"""What a host answers: hello, open, step, close_session; sessions live and die with their connection."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+from ..errors import FingerprintMismatch, FrameError, LsplitError, SessionUnknown, VersionMismatch
+from ..wire.link import BodyHost
+from ..wire.message import PROTOCOL, HostInfo, Open, Step
+from .protocol import PrimitiveService, log, safe_text
+
+MAX_SESSIONS = 64
+_HELLO = (str, str, str, str, str, int, int, str)
+compute_lock = (
+    threading.Lock()
+)  # one computation at a time in a host process: two would only share its one thread
+
+
+class HeldBody(BodyHost, Protocol):
+    """A body that can also serve a part [start, stop) of the decoder layers it holds."""
+
+    def fork(self) -> BodyHost:
+        """Return the same body with its own sessions."""
+
+    def sub(self, start: int, stop: int) -> BodyHost:
+        """Return a body over a part of the layers, with the same weights and its own sessions."""
+
+
+class BodyService(PrimitiveService):
+    """One connection's view of the host's body; rpyc makes one per connection from `service_of(body)`."""
+
+    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session"})
+    body: HeldBody
+
+    def __init__(self) -> None:
+        self._part: BodyHost | None = None
+        self._sessions: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # this connection's number -> the body's, oldest use first
+        self._last = 0
+
+    def on_disconnect(self, conn: object) -> None:
+        """Forget every session of the connection that ended."""
+        with compute_lock:
+            while self._sessions:
+                self._forget(self._sessions.popitem()[1])
+
+    def exposed_hello(self, *args: object) -> tuple:
+        """Compare versions, fingerprint, layers and dtype; return HostInfo's fields.
+
+        An empty fingerprint or dtype is not compared; start = stop = -1 asks for every layer the host holds.
+        """
+        _types("hello", args, _HELLO)
+        protocol, _kit, _torch, _transformers, fingerprint, start, stop, dtype = args
+        if self._part is not None:
+            raise FrameError("hello comes once, at the start of a connection.")
+        if protocol.split(".")[0] != PROTOCOL.split(".")[0]:
+            raise VersionMismatch(
+                f"The local side speaks wire {safe_text(protocol)[:20]}, the host wire {PROTOCOL}; "
+                "install the same lsplit_kit on both."
+            )
+        first, last = self.body.info.holds
+        if (start, stop) == (-1, -1):
+            start, stop = first, last
+        if not first <= start < stop <= last:
+            raise FingerprintMismatch(
+                f"The local side asks for layers [{start}, {stop}), the host holds [{first}, {last}); "
+                "start the host with a smaller head and tail."
+            )
+        own = self.body.info.dtype
+        if dtype and dtype != own:
+            raise FingerprintMismatch(
+                f"The local side computes in {safe_text(dtype)[:20]}, the host in {own}; load both alike."
+            )
+        with compute_lock:
+            whole = (start, stop) == (self.body.info.start, self.body.info.stop)
+            part = self.body.fork() if whole else self.body.sub(start, stop)  # with its own sessions
+        info = part.info
+        if fingerprint and fingerprint != info.fingerprint:
+            raise FingerprintMismatch(
+                f"The local side's weights for layers [{start}, {stop}) have fingerprint "
+                f"{safe_text(fingerprint)[:12]}, "
+                f"the host's ({info.model}) {info.fingerprint[:12]}; load the same model on both."
+            )
+        self._part = part
+        return info_to_wire(info)
+
+    def exposed_open(self, *args: object) -> int:
+        """Open a session with (policy, up codec, down codec); return its number on this connection."""
+        _types("open", args, (str, str, str))
+        part = self._ready()
+        with compute_lock:
+            number = part.open(Open(*args))
+            self._last += 1
+            self._sessions[self._last] = number
+            if len(self._sessions) > MAX_SESSIONS:  # its owner hears "unknown session" later and replays
+                self._forget(self._sessions.popitem(last=False)[1])
+        return self._last
+
+    def exposed_step(self, *args: object) -> bytes:
+        """Answer (session, *Step.to_wire()) with the payload that goes down."""
+        part = self._ready()
+        if not args or type(args[0]) is not int:
+            raise FrameError("step(session, ...) needs the session's number first.")
+        step = Step.from_wire(args[1:])
+        number = self._sessions.get(args[0])
+        if number is None:
+            raise SessionUnknown(f"The host does not know session {args[0]} on this connection.")
+        self._sessions.move_to_end(args[0])
+        with compute_lock:
+            return part.step(number, step)
+
+    def exposed_close_session(self, *args: object) -> None:
+        """Forget a session; one that is not there is no error."""
+        _types("close_session", args, (int,))
+        self._ready()
+        number = self._sessions.pop(args[0], None)
+        if number is not None:
+            with compute_lock:
+                self._forget(number)
+
+    def _ready(self) -> BodyHost:
+        if self._part is None:
+            raise FrameError("Say hello first: this connection has not agreed on versions and weights.")
+        return self._part
+
+    def _forget(self, number: int) -> None:
+        try:
+            self._part.close_session(number)
+        except LsplitError as err:  # the body evicted it by itself
+            log.info("closing session %s: %s", number, safe_text(err))
+
+
+def service_of(body: HeldBody) -> type[BodyService]:
+    """Return the service class that serves this body, with fresh sessions for every connection."""
+    return type("BodyService", (BodyService,), {"body": body})
+
+
+def info_to_wire(info: HostInfo) -> tuple:
+    """HostInfo as 16 primitives; the codec names travel as one text, for there may be more than 16."""
+    values = info._replace(codecs=" ".join(info.codecs), holds=tuple(info.holds))
+    # torch's own version is a subclass of str, and only exact types cross.
+    return tuple(str(value) if isinstance(value, str) else value for value in values)
+
+
+def info_from_wire(values: object) -> HostInfo:
+    """Build HostInfo from a peer's answer; raise FrameError when it has another form."""
+    kinds = (str,) * 6 + (int, int, int, str, str, int, int, int, int, tuple)
+    if type(values) is not tuple:
+        raise FrameError("The host's hello is not a tuple.")
+    _types("The host's hello", values, kinds)
+    info = HostInfo(*values)
+    if len(info.holds) != 2 or any(type(value) is not int for value in info.holds):
+        raise FrameError("The host's hello names no range of layers.")
+    return info._replace(codecs=tuple(values[10].split()))
+
+
+def _types(what: str, values: tuple, kinds: tuple[type, ...]) -> None:
+    if tuple(map(type, values)) != kinds:  # exact: a bool is no int here
+        raise FrameError(f"{what} takes ({', '.join(kind.__name__ for kind in kinds)}).")

@@ -1,0 +1,140 @@
+"""The Remote: the one module that stands in the layer list where the body's layers were."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..cache import RemoteSlot, adopt
+from ..errors import CacheMiss, HostTimeout, HostUnavailable, LimitExceeded, SessionUnknown, UnsupportedOption
+from ..quantization import Encoded, codec
+from ..wire.link import Link
+from ..wire.message import POLICIES, Exchange, Open, Step, ints_to_wire
+from .call import Call
+
+Watcher = Callable[[RemoteSlot, Step, Encoded, Encoded, Exchange, bool], None]
+
+
+class Remote(nn.Module):
+    """Sends hidden tensors [B, T, d] to the body and returns what comes back, in the replaced layer's own convention."""
+
+    def __init__(self, link: Link, policy: str, up: str, down: str) -> None:
+        super().__init__()
+        if policy not in POLICIES:
+            raise UnsupportedOption(f"Unknown cache policy {policy!r}; choose one of {', '.join(POLICIES)}.")
+        self.link, self.policy = link, policy
+        self.up, self.down = codec(up), codec(down)
+        self.value_bytes = 4
+        self.watchers: list[Watcher] = []
+        self.current = threading.local()  # the call under way in this thread: masks do not reach layers as pad counts
+        self._closing: deque[tuple[int, int]] = deque()
+
+    def take_convention(self, layer: nn.Module, index: int, returns_tuple: bool) -> None:
+        """Copy how the base class calls and reads the layer that stood here."""
+        self.index = index
+        self.signature = inspect.signature(type(layer).forward)
+        self.returns_tuple = returns_tuple
+        for name in ("attention_type", "is_sliding", "layer_type"):
+            if hasattr(layer, name):
+                setattr(self, name, {"attention_type": "full_attention", "is_sliding": False}.get(name, getattr(layer, name)))
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> object:
+        """One crossing each way; hidden_states [B, T, d] of the new positions."""
+        if hidden_states.requires_grad:
+            raise UnsupportedOption(
+                "Gradients do not cross the wire: freeze the head (or call under torch.no_grad()); only the tail can train."
+            )
+        given = self.signature.bind_partial(self, hidden_states, *args, **kwargs).arguments if args else kwargs
+        cache = next((given[n] for n in ("past_key_values", "past_key_value", "layer_past") if n in given), None)
+        slot = adopt(cache, self.index) if cache is not None else RemoteSlot()
+        out = self._cross(slot, hidden_states).to(hidden_states.dtype)
+        if cache is None:
+            slot.reset()
+        return (out, None) if self.returns_tuple else out
+
+    def _cross(self, slot: RemoteSlot, hidden: Tensor) -> Tensor:
+        call: Call = self.current.call
+        batch, tokens, _ = hidden.shape
+        past = slot.get_seq_length()
+        if past and slot.pads is not None and call.pads != slot.pads:
+            raise UnsupportedOption(f"The attention mask changed: rows had {slot.pads} left pads, now {call.pads}.")
+        slot.pads = call.pads
+        if past and slot.history.shape[0] != batch:
+            raise UnsupportedOption(f"The cache holds {slot.history.shape[0]} rows, this call brings {batch}.")
+        slot.append(hidden.detach(), call.verbatim)
+        try:
+            return self._deliver(slot, call, past)[:, -tokens:]
+        except BaseException:
+            slot.crop(-tokens)  # the call did not happen: the history ends where it did before
+            raise
+
+    def _deliver(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
+        for last_try in (False, False, True):
+            try:
+                return self._send(slot, call, past)
+            except (CacheMiss, SessionUnknown, HostUnavailable) as lost:  # what the host forgot is replayed
+                slot.sent = 0
+                if not isinstance(lost, CacheMiss):
+                    slot.session = None
+                if last_try or isinstance(lost, HostTimeout):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _send(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
+        link = self.link
+        self._drop_closed()
+        if slot.session is None or slot.epoch != link.epoch:
+            slot.bind(link.open(Open(self.policy, self.up.spec, self.down.spec)), link.epoch, self._closing)
+            slot.sent = 0
+        start = 0 if self.policy == "none" else slot.sent
+        end = slot.get_seq_length()
+        parts = []
+        replay = start < past and self.policy != "none"
+        for begin, stop in self._chunks(slot, start, end):
+            parts.append(self._step(slot, call, begin, stop, replay and begin < past))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _chunks(self, slot: RemoteSlot, start: int, end: int) -> list[tuple[int, int]]:
+        batch, _, width = slot.history.shape
+        worst = max(c.payload_bytes((batch, 1, width)) for c in (self.up, self.down))
+        most = (self.link.info.max_frame - 65536) // worst
+        if most < 1 or (self.policy == "none" and end > most):
+            raise LimitExceeded(f"{end} positions x {batch} rows do not fit the host's frame limit under this policy.")
+        return [(b, min(end, b + most)) for b in range(start, end, most)]
+
+    def _step(self, slot: RemoteSlot, call: Call, start: int, stop: int, replay: bool) -> Tensor:
+        up = self.up.encode(slot.history[:, start:stop])
+        batch, tokens, _ = up.shape
+        positions = b"p" if call.counted == "pads" else b""
+        if slot.positions is not None:
+            positions = ints_to_wire(slot.positions[:, start:stop].flatten().tolist())
+        slot.step_no += 1
+        step = Step(
+            slot.step_no, start, batch, tokens, up.payload,
+            rows=ints_to_wire(slot.rows) if slot.rows is not None and start else b"",
+            pads=ints_to_wire(slot.pads) if start == 0 and any(slot.pads or ()) else b"",
+            positions=positions,
+        )  # fmt: skip
+        done = self.link.step(slot.session, step)
+        down = Encoded(self.down.spec, up.shape, done.payload)
+        tensor = self.down.decode(down, slot.history.dtype)
+        slot.rows, slot.sent = None, stop
+        for watch in self.watchers:
+            watch(slot, step, up, down, done, replay)
+        return tensor
+
+    def _drop_closed(self) -> None:
+        while self._closing:
+            epoch, number = self._closing.popleft()
+            if epoch == self.link.epoch:
+                self.link.close_session(number)
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        info = self.link.info
+        return f"layers {info.start}-{info.stop - 1} of {info.model}, policy {self.policy}, {self.up.spec} up, {self.down.spec} down"

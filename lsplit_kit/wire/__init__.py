@@ -1,0 +1,1 @@
+"""What crosses: messages, links that carry them, taps that record them, ledgers that add them up."""

@@ -1,0 +1,94 @@
+"""A saved tap: safetensors with the payload bytes of every crossing and a manifest. Neither prompt nor seed is in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CaptureError
+from ..quantization import Encoded, codec
+from .tap import Crossing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .tap import Tap
+
+FORMAT = 1
+
+
+def save(tap: Tap, path: Path, truth: dict | None) -> Path:
+    """Write a tap's crossings to `path`, and `truth` (name -> tensor) to `path` + `.truth`."""
+    from safetensors.torch import save_file
+
+    from .. import __version__
+
+    remote = tap.remote
+    info = remote.link.info  # type: ignore[attr-defined]
+    manifest = {
+        "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
+        "model": info.model, "layers": [info.start, info.stop], "width": info.width,
+        "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,  # type: ignore[attr-defined]
+        "crossings": [c[:10] for c in tap.crossings],
+    }  # fmt: skip
+    tensors = {
+        f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy()) for i, c in enumerate(tap.crossings) if c.data
+    }
+    save_file(tensors, path, metadata={"lsplit": json.dumps(manifest)})
+    if truth is not None:
+        save_file({k: v.contiguous() for k, v in truth.items()}, Path(f"{path}.truth"))
+    return path
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What an observer of the wire has: manifest and crossings."""
+
+    manifest: dict
+    crossings: tuple[Crossing, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Capture:
+        """Read a capture; raises CaptureError when the file is missing, damaged or of another version."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                manifest = json.loads((file.metadata() or {})["lsplit"])
+                if manifest["format"] != FORMAT:
+                    raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
+                data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+                rows = [
+                    Crossing(*row[:5], tuple(row[5]), *row[6:], data.get(f"{i:06d}", b""))
+                    for i, row in enumerate(manifest.pop("crossings"))
+                ]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
+            if isinstance(err, CaptureError):
+                raise
+            raise CaptureError(f"{path} is not a readable capture ({type(err).__name__}).") from None
+        return cls(manifest, tuple(rows))
+
+    def tensors(self, direction: str = "up") -> list[Tensor]:
+        """The decoded tensors [B, T, d] of one direction, in order."""
+        return [
+            codec(c.codec).decode(Encoded(c.codec, c.shape, c.data))
+            for c in self.crossings
+            if c.direction == direction and c.codec
+        ]
+
+    def ledger(self) -> pd.DataFrame:
+        """One row per crossing."""
+        from .ledger import table
+
+        return table(self.crossings)
+
+    def __repr__(self) -> str:
+        m, values = self.manifest, sum(math.prod(c.shape) for c in self.crossings if c.codec)
+        return f"Capture of {m['model']} layers {m['layers'][0]}-{m['layers'][1] - 1}: {len(self.crossings)} crossings, {values:,} values"

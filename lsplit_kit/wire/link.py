@@ -1,0 +1,134 @@
+"""How frames travel. A link is what the graft talks to; here are the two that stay inside one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rpyc.core import brine, consts
+
+from .message import Exchange, HostInfo, Open, Step
+
+FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
+
+ControlHook = Callable[[str, int, int], None]
+
+
+class BodyHost(Protocol):
+    """What a link needs of a body: it opens sessions and answers steps."""
+
+    info: HostInfo
+
+    def open(self, terms: Open) -> int:
+        """Start a session; returns its number."""
+
+    def step(self, session: int, step: Step) -> bytes:
+        """Answer one step with the payload that goes down."""
+
+    def close_session(self, session: int) -> None:
+        """Forget a session."""
+
+
+class Link(Protocol):
+    """Carries steps to one body. `epoch` changes when every session number given so far has died."""
+
+    info: HostInfo
+    epoch: int
+    on_control: ControlHook | None
+
+    def open(self, terms: Open) -> int:
+        """Start a session at the host; returns its number."""
+
+    def step(self, session: int, step: Step) -> Exchange:
+        """Send one step and wait for its answer."""
+
+    def close_session(self, session: int) -> None:
+        """Tell the host to forget a session."""
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Bytes (up, down) so far, by who counted: `stream`, and `tcp` where the kernel tells."""
+
+    def close(self) -> None:
+        """End the link; a second call does nothing."""
+
+
+class InProcess:
+    """The body in this process: payloads are encoded and decoded, nothing is framed (frame bytes are 0)."""
+
+    name = "in process"
+
+    def __init__(self, body: BodyHost) -> None:
+        self.body, self.info, self.epoch = body, body.info, 0
+        self.on_control: ControlHook | None = None
+
+    def open(self, terms: Open) -> int:
+        """Start a session in this process."""
+        return self.body.open(terms)
+
+    def step(self, session: int, step: Step) -> Exchange:
+        """Run one step in this process."""
+        return Exchange(self.body.step(session, step), 0, 0)
+
+    def close_session(self, session: int) -> None:
+        """Forget a session."""
+        self.body.close_session(session)
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Nothing is framed, so nothing was counted."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Loopback(InProcess):
+    """The body in this process, but every call becomes the very frame that RPyC would send, and is parsed back."""
+
+    name = "loopback"
+
+    def __init__(self, body: BodyHost) -> None:
+        super().__init__(body)
+        self._seq = 0
+        self.sent = self.received = 0
+
+    def open(self, terms: Open) -> int:
+        """Start a session through real frames."""
+        args, up = self._frame("open", tuple(terms))
+        session = super().open(Open(*args))
+        self._note("open", up, self._reply(session)[1])
+        return session
+
+    def step(self, session: int, step: Step) -> Exchange:
+        """Run one step through real frames."""
+        args, up = self._frame("step", (session, *step.to_wire()))
+        payload, down = self._reply(self.body.step(args[0], Step.from_wire(args[1:])))
+        self._count(up, down)
+        return Exchange(payload, up, down)
+
+    def close_session(self, session: int) -> None:
+        """Forget a session, through real frames."""
+        _, up = self._frame("close_session", (session,))
+        super().close_session(session)
+        self._note("close", up, self._reply(None)[1])
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Bytes framed so far."""
+        return {"stream": (self.sent, self.received)}
+
+    def _count(self, up: int, down: int) -> None:
+        self.sent, self.received = self.sent + up, self.received + down
+
+    def _note(self, kind: str, up: int, down: int) -> None:
+        self._count(up, down)
+        if self.on_control:
+            self.on_control(kind, up, down)
+
+    def _frame(self, name: str, args: tuple) -> tuple[tuple, int]:
+        self._seq += 1
+        boxed = (consts.LABEL_VALUE, (None, name, args, ()))
+        raw = brine.dump((self._seq, (consts.HANDLE_CALLATTR, boxed)))
+        return brine.load(raw)[1][1][1][2], len(raw) + FRAME_OVERHEAD
+
+    def _reply(self, value: object) -> tuple[bytes, int]:
+        raw = brine.dump((self._seq, (consts.LABEL_VALUE, value)))
+        return brine.load(raw)[1][1], len(raw) + FRAME_OVERHEAD

@@ -1,0 +1,108 @@
+"""The few messages that cross between the local side and a host, as tuples of ints, short strings and bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import FrameError
+
+PROTOCOL = "1.0"
+POLICIES = ("kv", "hidden", "none")
+
+
+def ints_to_wire(values: list[int]) -> bytes:
+    """Small integers as little-endian int32."""
+    return np.asarray(values, "<i4").tobytes()
+
+
+def ints_from_wire(raw: bytes, what: str) -> list[int]:
+    """Little-endian int32 back to a list; raises FrameError when the bytes are not a whole number of them."""
+    if len(raw) % 4:
+        raise FrameError(f"{what}: {len(raw)} bytes are not a whole number of int32 values.")
+    return np.frombuffer(raw, "<i4").tolist()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One crossing up: new hidden vectors [B, T, d] that begin at position `start` of the session.
+
+    rows: source row of every row when the batch was re-ordered since the last step; pads: left-pad count per row (with
+    start 0); positions: empty (counted from the cache), b"p" (counted from the pads) or int32 values as the user gave them.
+    """
+
+    step_no: int
+    start: int
+    batch: int
+    tokens: int
+    payload: bytes
+    rows: bytes = b""
+    pads: bytes = b""
+    positions: bytes = b""
+
+    def to_wire(self) -> tuple[int | bytes, ...]:
+        """The fields in order, without empty ones at the end."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        while values[-1] == b"":
+            values.pop()
+        return tuple(values)
+
+    @classmethod
+    def from_wire(cls, values: tuple[object, ...]) -> Step:
+        """Build a step from a peer's values; raises FrameError on a wrong count, type or range."""
+        if not 5 <= len(values) <= 8:
+            raise FrameError(f"A step has 5 to 8 fields, got {len(values)}.")
+        for f, value in zip(fields(cls), values, strict=False):
+            kind = bytes if f.name in ("payload", "rows", "pads", "positions") else int
+            if type(value) is not kind:
+                raise FrameError(f"Field {f.name} of a step must be {kind.__name__}, got {type(value).__name__}.")
+            if kind is int and not 0 <= value < 2**31:  # type: ignore[operator]
+                raise FrameError(f"Field {f.name} of a step is out of range.")
+        return cls(*values)  # type: ignore[arg-type]
+
+    def digest(self) -> bytes:
+        """What the step says, but for its number: a repeated number must bring the same digest."""
+        parts = hashlib.sha256(repr(self.to_wire()[1:4]).encode())
+        for part in (self.payload, self.rows, self.pads, self.positions):
+            parts.update(len(part).to_bytes(8, "little") + part)
+        return parts.digest()
+
+
+class Open(NamedTuple):
+    """The fixed terms of a session: cache policy and the codecs of both directions."""
+
+    policy: str
+    up: str
+    down: str
+
+
+class HostInfo(NamedTuple):
+    """What a host says of itself in answer to `hello`."""
+
+    protocol: str
+    kit: str
+    torch: str
+    transformers: str
+    model: str
+    fingerprint: str
+    start: int
+    stop: int
+    width: int
+    dtype: str
+    codecs: tuple[str, ...]
+    max_frame: int
+    max_tokens: int
+    max_rows: int
+    pid: int
+    holds: tuple[int, int]
+
+
+class Exchange(NamedTuple):
+    """A step's answer and the bytes that both frames took on the wire (0 where there is no frame)."""
+
+    payload: bytes
+    frame_up: int
+    frame_down: int

@@ -1,0 +1,120 @@
+"""A tap records crossings: `with lk.tap(lm) as wire: lm.generate(...)`, then `wire.ledger()` and `wire.save(path)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ..quantization import Encoded
+from .link import Link
+from .message import Exchange, Step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Tapped(Protocol):
+    """A split model, as far as a tap is concerned."""
+
+    remote: object
+
+
+class Crossing(NamedTuple):
+    """One tensor in one direction (or a control frame, whose tensor and payload bytes are 0).
+
+    tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
+    in the stream (0 in process, where nothing is framed).
+    """
+
+    kind: str
+    session: int
+    step: int
+    start: int
+    direction: str
+    shape: tuple[int, ...]
+    codec: str
+    tensor: int
+    payload: int
+    frame: int
+    data: bytes
+
+
+class Tap:
+    """Records every crossing of one split model while its `with` block runs."""
+
+    def __init__(self, model: Tapped) -> None:
+        self.remote = model.remote
+        self.model = model
+        self.crossings: list[Crossing] = []
+        self._before: dict[str, tuple[int, int]] = {}
+        self._after: dict[str, tuple[int, int]] | None = None
+
+    def __enter__(self) -> Tap:
+        link: Link = self.remote.link  # type: ignore[attr-defined]
+        self._before = link.counters()
+        self._outer = link.on_control
+        link.on_control = self._control
+        self.remote.watchers.append(self._watch)  # type: ignore[attr-defined]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        link: Link = self.remote.link  # type: ignore[attr-defined]
+        self.remote.watchers.remove(self._watch)  # type: ignore[attr-defined]
+        link.on_control = self._outer
+        self._after = link.counters()
+
+    def _watch(self, slot: object, step: Step, up: Encoded, down: Encoded, done: Exchange, replay: bool) -> None:
+        width = self.remote.value_bytes  # type: ignore[attr-defined]
+        for direction, sent, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
+            count = 1
+            for n in sent.shape:
+                count *= n
+            self.crossings.append(
+                Crossing(
+                    "replay" if replay else "step", slot.session or 0, step.step_no, step.start, direction,  # type: ignore[attr-defined]
+                    sent.shape, sent.spec, count * width, len(sent.payload), frame, sent.payload,
+                )  # fmt: skip
+            )
+
+    def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
+        for direction, frame in (("up", frame_up), ("down", frame_down)):
+            self.crossings.append(Crossing(kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
+        if self._outer:
+            self._outer(kind, frame_up, frame_down)
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Bytes (up, down) that the stream, and TCP where the kernel tells, counted during the block."""
+        now = self._after if self._after is not None else self.remote.link.counters()  # type: ignore[attr-defined]
+        return {k: (v[0] - self._before.get(k, (0, 0))[0], v[1] - self._before.get(k, (0, 0))[1]) for k, v in now.items()}
+
+    def ledger(self) -> pd.DataFrame:
+        """One row per crossing: kind, session, step, start, direction, shape, codec, tensor, payload and frame bytes."""
+        from .ledger import table
+
+        return table(self.crossings)
+
+    def totals(self) -> pd.DataFrame:
+        """Tensor, payload and frame bytes by direction."""
+        from .ledger import totals
+
+        return totals(self.crossings)
+
+    def save(self, path: str | Path, truth: dict | None = None) -> Path:
+        """Write the capture (safetensors and manifest, neither prompt nor seed); `truth` goes to a file of its own."""
+        from .capture import save
+
+        return save(self, Path(path), truth)
+
+    def __repr__(self) -> str:
+        steps = sum(c.direction == "up" and not c.codec == "" for c in self.crossings)
+        payload = {d: sum(c.payload for c in self.crossings if c.direction == d) for d in ("up", "down")}
+        return f"Tap: {steps} steps, {payload['up']:,} payload bytes up, {payload['down']:,} down"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.totals()._repr_html_()}"
+
+
+def tap(model: Tapped) -> Tap:
+    """Record what crosses between `model`'s two sides; use as a context manager."""
+    return Tap(model)

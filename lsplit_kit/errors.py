@@ -7,6 +7,7 @@ class LsplitError(Exception):
     """Base of all errors raised on purpose; `code` names the page docs/errors/<code>.md and crosses the wire."""
 
     code = "error"
+    request_id = ""  # names the host's log line when the error came over the wire
 
     def __str__(self) -> str:
         return super().__str__() or (self.__doc__ or self.code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import FrameError, PlanError, UnsupportedModel
+from .errors import CodecError, FrameError, PlanError, UnsupportedModel, UnsupportedOption
 from .split.body import body_of, fingerprint_of
 from .split.plan import SplitPlan
 from .split.text import split_text
@@ -63,19 +63,29 @@ def split(
         model = load(model)[0]
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(f"split() takes a causal language model of transformers, got {type(model).__name__}.")
+    if hasattr(model, "remote"):
+        raise UnsupportedModel("This model is split already; split the model it was made from.")
     if plan is not None and (head is not None or tail is not None):
         raise PlanError("Give either a plan or head= and tail=, not both.")
+    if plan is not None and not isinstance(plan, SplitPlan):
+        raise PlanError(f"plan takes a SplitPlan(head, tail), got {type(plan).__name__}.")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise UnsupportedOption(f"timeout takes seconds above zero, got {timeout!r}.")
     kept = getattr(model, "lsplit_plan", None)  # a model of load_local has its cuts already
     if plan is None:
         default = kept or SplitPlan()
         plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
     if kept is not None and plan != kept:
         raise PlanError(f"This model was loaded with {kept} only; load it again for {plan}.")
-    up, down = (codec, codec) if isinstance(codec, str) or codec is None else codec
-    lossless = LOSSLESS[model.dtype]
+    pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise CodecError(f"codec takes one spec or a pair (up, down), got {codec!r}.")
+    lossless = LOSSLESS.get(model.dtype)
+    if lossless is None:
+        raise UnsupportedModel(f"This model computes in {model.dtype}; load it in float32, bfloat16 or float16.")
     link = _link(model, plan, body, timeout)
     try:
-        return split_text(model, plan, link, cache, up or lossless, down or lossless)
+        return split_text(model, plan, link, cache, *(lossless if spec is None else spec for spec in pair))
     except BaseException:
         link.close()
         raise
@@ -84,9 +94,9 @@ def split(
 def _link(model: Any, plan: SplitPlan, body: str | Link | None, timeout: float) -> Link:
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(body_of(model, plan))
-    if not isinstance(body, str):
+    if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
         return body
-    if body.startswith("rpyc://"):
+    if isinstance(body, str) and body.startswith("rpyc://"):
         from .remote.client import RpycLink
 
         fingerprint, start, stop = fingerprint_of(model, plan)

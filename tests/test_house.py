@@ -20,10 +20,15 @@ ROOMS = [
     "attacks",
     "defences",
     "measure",
+    "sweep",
+    "figures",
+    "widgets",
+    "course",
+    "demo",
+    "cli",
 ]
-ROOMS += ["sweep", "figures", "widgets", "course", "cli"]
 NEVER = {"figures": {"widgets"}, "attacks": {"remote"}}
-FACE_USERS = {"cli", "course"}  # they use the kit the way a reader does
+FACE_USERS = {"widgets", "course", "demo", "cli"}  # they use the kit the way a reader does
 FACE_NAMES = {"__version__"}  # anyone may ask for these
 LONGEST = 300
 MODULES = sorted(PACKAGE.rglob("*.py"))

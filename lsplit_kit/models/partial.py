@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
-from ..split.body import body_of, fingerprint_of, layer_prefix
+from ..split.body import body_of, layer_prefix
 from ..split.plan import SplitPlan
 from ..split.session import Body
 from .convert import smollm2_folder
@@ -66,15 +66,14 @@ class Held(Body):
 
     def __init__(self, model: Any, plan: SplitPlan) -> None:
         whole = body_of(model, plan)
-        super().__init__(whole.base, whole.info._replace(fingerprint=fingerprint_of(model, plan)[0]))
+        super().__init__(whole.base, whole.info)
         self.model = model
 
     def sub(self, start: int, stop: int) -> Body:
         """The body of layers [start, stop), sharing weights and the compute lock; the caller checks the range."""
         plan = SplitPlan(start, layer_prefix(self.model)[1] - stop)
         part = body_of(self.model, plan)
-        info = part.info._replace(fingerprint=fingerprint_of(self.model, plan)[0], holds=self.info.holds)
-        return Body(part.base, info, self._lock)
+        return Body(part.base, part.info._replace(holds=self.info.holds), self._lock)
 
 
 def body_digests(tensors: TensorFolder, away: tuple[str, ...], dtype: torch.dtype) -> dict[str, str]:

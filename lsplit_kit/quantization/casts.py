@@ -24,8 +24,9 @@ class _Cast(Codec):
         return cast.view(torch.uint8).numpy().tobytes() if cast.numel() else b""
 
     def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
-        raw = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
-        return raw.view(self.dtype).reshape(shape)
+        tensor = torch.empty(shape, dtype=self.dtype)  # torch's own memory: 64-byte aligned, and alignment changes bits
+        tensor.view(-1).view(torch.uint8).numpy()[:] = np.frombuffer(payload, np.uint8)
+        return tensor
 
 
 @register("fp32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 import os
 import queue
@@ -127,7 +128,7 @@ def host(
     return Host(arguments, start_seconds)
 
 
-def _drain(pipe: IO[bytes], keep: object) -> None:
+def _drain(pipe: IO[bytes], keep: Callable[[str], object]) -> None:
     """Read a pipe to its end, so that the child never blocks on it; an empty line marks the end."""
     with pipe:
         for raw in pipe:

@@ -14,6 +14,8 @@ import time
 from types import TracebackType
 
 import rpyc
+from typing import Any
+
 from rpyc.core import brine, consts
 from rpyc.core.channel import Channel
 from rpyc.core.protocol import Connection
@@ -115,6 +117,8 @@ class PrimitiveConnection(Connection):
             }
         )
 
+    _closed: bool
+
     def close(self) -> None:
         """Close the socket at once: asking a frozen peer to agree would wait for its answer."""
         if not self._closed:
@@ -205,7 +209,7 @@ def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
     return error
 
 
-def _size(value: object) -> int:
+def _size(value: Any) -> int:
     if type(value) in (tuple, frozenset):
         return 8 + sum(map(_size, value))
     return 32 + (len(value) * (1 if type(value) is bytes else 4) if type(value) in (bytes, str) else 0)

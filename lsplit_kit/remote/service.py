@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import FingerprintMismatch, FrameError, LsplitError, SessionUnknown, VersionMismatch
 from ..wire.link import BodyHost
@@ -47,7 +47,7 @@ class BodyService(PrimitiveService):
             while self._sessions:
                 self._forget(self._sessions.popitem()[1])
 
-    def exposed_hello(self, *args: object) -> tuple:
+    def exposed_hello(self, *args: Any) -> tuple:
         """Compare versions, fingerprint, layers and dtype; return HostInfo's fields.
 
         An empty fingerprint or dtype is not compared; start = stop = -1 asks for every layer the host holds.
@@ -87,7 +87,7 @@ class BodyService(PrimitiveService):
         self._part = part
         return info_to_wire(info)
 
-    def exposed_open(self, *args: object) -> int:
+    def exposed_open(self, *args: Any) -> int:
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
         part = self._ready()
@@ -99,7 +99,7 @@ class BodyService(PrimitiveService):
                 self._forget(self._sessions.popitem(last=False)[1])
         return self._last
 
-    def exposed_step(self, *args: object) -> bytes:
+    def exposed_step(self, *args: Any) -> bytes:
         """Answer (session, *Step.to_wire()) with the payload that goes down."""
         part = self._ready()
         if not args or type(args[0]) is not int:
@@ -112,7 +112,7 @@ class BodyService(PrimitiveService):
         with compute_lock:
             return part.step(number, step)
 
-    def exposed_close_session(self, *args: object) -> None:
+    def exposed_close_session(self, *args: Any) -> None:
         """Forget a session; one that is not there is no error."""
         _types("close_session", args, (int,))
         self._ready()
@@ -140,9 +140,9 @@ def service_of(body: HeldBody) -> type[BodyService]:
 
 def info_to_wire(info: HostInfo) -> tuple:
     """HostInfo as 16 primitives; the codec names travel as one text, for there may be more than 16."""
-    values = info._replace(codecs=" ".join(info.codecs), holds=tuple(info.holds))
-    # torch's own version is a subclass of str, and only exact types cross.
-    return tuple(str(value) if isinstance(value, str) else value for value in values)
+    # Only exact types cross, and a version of torch is a subclass of str.
+    plain = [str(value) if isinstance(value, str) else value for value in info]
+    return (*plain[:10], " ".join(info.codecs), *plain[11:15], tuple(info.holds))
 
 
 def info_from_wire(values: object) -> HostInfo:

@@ -31,9 +31,9 @@ def read_call(mask: object, position_ids: Tensor | None, batch: int, tokens: int
     """Turn a 2-D attention mask [B, past+T] and position ids into counts; other masks are refused with a sentence."""
     pads = [0] * batch
     if isinstance(mask, Tensor) and mask.dim() == 2:
-        ones = mask.bool()
+        ones = mask.bool().cpu()
         counts = (~ones).sum(dim=1)
-        left = torch.arange(ones.shape[1], device=ones.device)[None] >= counts[:, None]
+        left = torch.arange(ones.shape[1])[None] >= counts[:, None]
         if not torch.equal(ones, left):
             raise UnsupportedOption("Only left padding crosses the wire: this attention mask has holes or right padding.")
         pads = counts.tolist() if len(counts) == batch else counts.tolist() * batch

@@ -13,7 +13,7 @@ import re
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModel
 
@@ -39,22 +39,19 @@ def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """A structural copy that shares storage: new modules and config, the same tensors, parameters without gradient."""
+    """A structural copy that shares storage: new modules and config, the same tensors.
+
+    `requires_grad` is kept as it was, for torch's matmul folds differently with and without it, which changes last bits.
+    """
     memo: dict[int, object] = {}
     for p in module.parameters():
-        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
+        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
     for b in module.buffers():
         memo[id(b)] = b
     for name in ("lsplit_tokenizer", "tokenizer"):
         if getattr(module, name, None) is not None:
             memo[id(getattr(module, name))] = getattr(module, name)
     return copy.deepcopy(module, memo)
-
-
-def names_of(part: nn.Module, whole: nn.Module, prefix: str = "") -> dict[str, str]:
-    """Name in `part` -> name in `whole` of every parameter and buffer that both hold as the same module path."""
-    names = getattr(part, "lsplit_names", None) or {}
-    return {k: names.get(k, prefix + k) for k, _ in part.named_parameters()}
 
 
 def recount(layers: nn.ModuleList) -> None:
@@ -66,7 +63,7 @@ def recount(layers: nn.ModuleList) -> None:
                     setattr(module, name, index)
 
 
-def resize(config: object, kept: list[int | None]) -> None:
+def resize(config: PretrainedConfig, kept: list[int | None]) -> None:
     """Make the config describe the kept layers; None is the Remote, a full-attention layer for masks and caches."""
     config.num_hidden_layers = len(kept)
     for name in ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layers"):

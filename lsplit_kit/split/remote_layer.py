@@ -20,6 +20,20 @@ from .call import Call
 Watcher = Callable[[RemoteSlot, Step, Encoded, Encoded, Exchange, bool], None]
 
 
+class NoGradient(torch.autograd.Function):
+    """Lets a forward pass through and refuses the backward pass: a gradient that skipped the body would be wrong."""
+
+    @staticmethod
+    def forward(ctx: object, hidden: Tensor, out: Tensor) -> Tensor:
+        """The body's answer [B, T, d], tied to what went up."""
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple:
+        """UnsupportedOption, always."""
+        raise UnsupportedOption("Gradients do not cross the wire: freeze the head; only the tail of a split model trains.")
+
+
 class Remote(nn.Module):
     """Sends hidden tensors [B, T, d] to the body and returns what comes back, in the replaced layer's own convention."""
 
@@ -45,16 +59,14 @@ class Remote(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> object:
         """One crossing each way; hidden_states [B, T, d] of the new positions."""
-        if hidden_states.requires_grad:
-            raise UnsupportedOption(
-                "Gradients do not cross the wire: freeze the head (or call under torch.no_grad()); only the tail can train."
-            )
         given = self.signature.bind_partial(self, hidden_states, *args, **kwargs).arguments if args else kwargs
         cache = next((given[n] for n in ("past_key_values", "past_key_value", "layer_past") if n in given), None)
         slot = adopt(cache, self.index) if cache is not None else RemoteSlot()
-        out = self._cross(slot, hidden_states).to(hidden_states.dtype)
+        out = self._cross(slot, hidden_states).to(hidden_states.device, hidden_states.dtype)
         if cache is None:
             slot.reset()
+        if hidden_states.requires_grad and torch.is_grad_enabled():
+            out = NoGradient.apply(hidden_states, out)
         return (out, None) if self.returns_tuple else out
 
     def _cross(self, slot: RemoteSlot, hidden: Tensor) -> Tensor:

@@ -95,10 +95,10 @@ class Body:
             raise LimitExceeded(f"A step has 1 to {self.info.max_rows} rows and at least one token.")
         if step.start + step.tokens > self.info.max_tokens:
             raise LimitExceeded(f"{step.start + step.tokens} positions; this host takes {self.info.max_tokens}.")
-        if step.start > session.have:
-            raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
         if session.policy == "none" and step.start:
             raise FrameError("Policy none sends everything again: a step starts at 0.")
+        if step.start > session.have:
+            raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 
@@ -192,6 +192,6 @@ def describe(model: str, fingerprint: str, cut: tuple[int, int], width: int, dty
     from .. import __version__
 
     return HostInfo(
-        PROTOCOL, __version__, torch.__version__, transformers.__version__, model, fingerprint, *cut, width, dtype,
+        PROTOCOL, __version__, str(torch.__version__), transformers.__version__, model, fingerprint, *cut, width, dtype,
         tuple(specs()), MAX_FRAME, max_tokens, MAX_ROWS, os.getpid(), cut,
     )  # fmt: skip

@@ -27,6 +27,8 @@ class SplitMixin:
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
         """As the library's `generate`; a string or a list of strings gives the reply as text."""
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            raise UnsupportedOption("Nothing to generate from: the list of prompts is empty.")
         if not (isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str))):
             return super().generate(inputs, **options)  # type: ignore[misc]
         tok = getattr(self, "lsplit_tokenizer", None)

@@ -66,7 +66,7 @@ class Capture:
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing(*row[:5], tuple(row[5]), *row[6:], data.get(f"{i:06d}", b""))
+                    Crossing._make([*row[:5], tuple(row[5]), *row[6:10], data.get(f"{i:06d}", b"")])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:

@@ -44,9 +44,9 @@ class Step:
     positions: bytes = b""
 
     def to_wire(self) -> tuple[int | bytes, ...]:
-        """The fields in order, without empty ones at the end."""
+        """The fields in order, without empty optional ones at the end."""
         values = [getattr(self, f.name) for f in fields(self)]
-        while values[-1] == b"":
+        while len(values) > 5 and values[-1] == b"":
             values.pop()
         return tuple(values)
 

@@ -1,0 +1,105 @@
+"""Run every benchmark in a process of its own, then write benchmarks/README.md and the README's tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+
+import common
+
+HERE = common.RESULTS.parent
+NAMES = ("overhead", "traffic", "families")
+TITLES = {"overhead": "Speed", "traffic": "Bytes with and without a cache", "families": "Families"}
+ABOUT = (
+    "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "
+    "One benchmark: `python benchmarks/overhead.py`, with `--quick` for a short run and `--json` for one JSON object. "
+    "Ratios compare runs that took turns, so they hold on a busy machine; absolute speeds are this machine's."
+)
+
+
+def section(name: str) -> str:
+    """One benchmark's part of the page, with its conditions."""
+    result = json.loads((common.RESULTS / f"{name}.json").read_text("utf-8"))
+    m = result["machine"]
+    packages = ", ".join(f"{p} {m[p]}" for p in common.PACKAGES)
+    made = f"{m['processor']}, {m['cores']} cores, load {m['load']} at the end, {m['system']}, Python {m['python']}, "
+    made += f"{packages}."
+    text = importlib.import_module(name).render(result)
+    return f"## {TITLES[name]}\n\n`python benchmarks/{name}.py`. {made}\n\n{text}"
+
+
+def family_table() -> str:
+    """The README's short table: the families that pass, by what is special about them."""
+    from families import passes
+
+    result = json.loads((common.RESULTS / "families.json").read_text("utf-8"))
+    rows = result["families"]
+    good: dict[str, list[str]] = {}
+    for row in rows:
+        if passes(row):
+            good.setdefault(row["trait"], []).append(row["family"])
+    said = (
+        f"{sum(map(passes, rows))} of {len(rows)} families pass, each cut at {rows[0]['plans']} different "
+        "(head, tail): "
+        "bit-equal logits under `kv`, the same tokens under `hidden` and `none`."
+    )
+    return f"{said}\n\n{common.table(['what is special', 'families'], [[k, ', '.join(v)] for k, v in good.items()])}"
+
+
+def speed_table() -> str:
+    """The README's short table: tokens per second, with the conditions."""
+    from overhead import conditions
+
+    result = json.loads((common.RESULTS / "overhead.json").read_text("utf-8"))
+    rows = [[k, v["tokens_per_s"], v["ratio"]] for k, v in result["speed"]["rows"].items()]
+    m = result["machine"]
+    said = f"{conditions(result)} {m['processor']}, {m['cores']} cores; `python benchmarks/overhead.py`."
+    return f"{common.table(['way', 'tokens/s', 'ratio to unsplit'], rows)}\n\n{said}"
+
+
+def example_output(readme: str) -> str:
+    """What the README's first Python block prints, by running it."""
+    code = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the README's example failed: {done.stderr[-2000:]}")
+    return f"```text\n{done.stdout.rstrip()}\n```"
+
+
+def between(text: str, mark: str, new: str) -> str:
+    """The text with what stands between <!-- mark --> and <!-- /mark --> replaced."""
+    before, rest = text.split(f"<!-- {mark} -->", 1)
+    return f"{before}<!-- {mark} -->\n{new}\n<!-- /{mark} -->{rest.split(f'<!-- /{mark} -->', 1)[1]}"
+
+
+def write_pages() -> None:
+    """benchmarks/README.md, and between its markers the README's example output and tables."""
+    (HERE / "README.md").write_text("\n\n".join([ABOUT, *map(section, NAMES)]) + "\n", "utf-8")
+    readme = HERE.parent / "README.md"
+    text = readme.read_text("utf-8")
+    text = between(text, "example", example_output(text))
+    text = between(text, "speed", speed_table())
+    readme.write_text(between(text, "families", family_table()), "utf-8")
+
+
+def main() -> int:
+    """Run all, or with --render only write the pages; the exit status is the number of benchmarks that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short runs; the pages stay as they are")
+    parser.add_argument("--render", action="store_true", help="write the pages from the results there are")
+    args = parser.parse_args()
+    failed = 0
+    for name in () if args.render else NAMES:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, str(HERE / f"{name}.py"), *(["--quick"] if args.quick else [])]
+        failed += subprocess.run(command).returncode != 0
+    if not args.quick and not failed:
+        write_pages()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""`lsplit demo | host | lab | models | doctor`: the same things as in Python, from a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two spinning processes on two cores collapse
+
+import typer
+
+from .errors import LsplitError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+PROMPT = "Explain in two sentences why the sky is blue."
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
+    model: Annotated[str, typer.Option(help="a short name or a model folder")] = "smollm2",
+    head: Annotated[int, typer.Option(help="decoder layers before the body")] = 2,
+    tail: Annotated[int, typer.Option(help="decoder layers after the body")] = 2,
+    tokens: Annotated[int, typer.Option(help="new tokens at most", min=1)] = 64,
+    codec: Annotated[str | None, typer.Option(help="codec both ways; lossless when left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object and nothing else")] = False,
+) -> None:
+    """Send a real prompt through a model whose body runs in another process, and account for every byte."""
+    from .demo import report_lines, run_demo
+
+    write = None if as_json else lambda text: print(text, end="", flush=True)
+    report = run_demo(prompt, model, head, tail, tokens, codec, write)
+    print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def host(context: typer.Context) -> None:
+    """Hold the body of a model and answer steps until Ctrl-C (lsplit host --help lists the options)."""
+    from .remote.serve import main as serve
+
+    raise typer.Exit(serve(context.args))
+
+
+@app.command()
+def lab(folder: Annotated[str, typer.Argument(help="folder that JupyterLab opens")] = ".") -> None:
+    """Open JupyterLab on the notebooks, in this very environment."""
+    try:
+        import jupyterlab  # noqa: F401
+    except ImportError:
+        print("JupyterLab is missing; install the kit with its notebooks extra.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *root])
+
+
+@app.command()
+def models() -> None:
+    """List the models that the kit knows by name."""
+    from .models.load import known_names
+
+    print("\n".join(known_names()))
+    print("... and any causal language model of transformers: a folder or a hub id.")
+
+
+@app.command()
+def doctor() -> None:
+    """Check this environment: versions, kernel, sockets, disk, weights."""
+    from .course.doctor import doctor as examine
+
+    table = examine()
+    print(table.to_string(index=False))
+    raise typer.Exit(int((table["status"] == "FAIL").any()))
+
+
+def main() -> None:
+    """Run the command line; a person's mistake gets one sentence and exit status 2."""
+    try:
+        app()
+    except LsplitError as error:
+        print(f"lsplit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

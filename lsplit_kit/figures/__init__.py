@@ -1,0 +1,9 @@
+"""Figures: data in, plotly figure out, each with a PNG twin and one sentence that says what it shows."""
+
+from .exactness import exactness_alt, exactness_figure, exactness_png
+from .show import Shown, show
+from .stack import stack_alt, stack_figure, stack_png
+
+__all__ = [
+    "Shown", "exactness_alt", "exactness_figure", "exactness_png", "show", "stack_alt", "stack_figure", "stack_png",
+]  # fmt: skip

@@ -1,0 +1,52 @@
+"""Small Pillow helpers for the PNG twins: hatched boxes, a font, and PNG bytes with nothing random in them."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+SCALE = 2  # pixels per unit, so that text stays sharp on screens with many pixels
+
+
+def canvas(width: int, height: int) -> tuple[Any, Any]:
+    """A transparent image of width x height units and its pen; coordinates are units times SCALE."""
+    image = Image.new("RGBA", (width * SCALE, height * SCALE), (0, 0, 0, 0))
+    return image, ImageDraw.Draw(image)
+
+
+@lru_cache(maxsize=8)
+def font(size: int) -> Any:
+    """Pillow's own font, so that pictures do not depend on the fonts of a machine."""
+    return ImageFont.load_default(size * SCALE)
+
+
+def text(pen: Any, x: float, y: float, words: str, colour: str, size: int = 13, anchor: str = "mm") -> None:
+    """Write `words` at (x, y) units; anchor as in Pillow."""
+    pen.multiline_text((x * SCALE, y * SCALE), words, fill=colour, font=font(size), anchor=anchor, align="center")
+
+
+def box(image: Any, left: float, top: float, right: float, bottom: float, colour: str, pattern: str = "") -> None:
+    """A filled box with the hatch that plotly calls "/", "." or "\\\\"."""
+    width, height = round((right - left) * SCALE), round((bottom - top) * SCALE)
+    tile = Image.new("RGBA", (width, height), colour)
+    pen = ImageDraw.Draw(tile)
+    step = 6 * SCALE
+    if pattern == ".":
+        for y in range(step // 2, height, step):
+            for x in range(step // 2, width, step):
+                pen.ellipse([x - SCALE, y - SCALE, x + SCALE, y + SCALE], fill="white")
+    elif pattern:
+        for start in range(-height, width + height, step):
+            run = height if pattern == "\\" else -height
+            pen.line([start, 0, start + run, height], fill="white", width=SCALE)
+    image.paste(tile, (round(left * SCALE), round(top * SCALE)))
+
+
+def png(image: Any) -> bytes:
+    """The image as PNG bytes."""
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -1,0 +1,181 @@
+"""SplitExplorer: move the two cuts, read what each machine carries and what crosses, and run exactly that plan."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from typing import Any
+
+import ipywidgets as W
+import plotly.graph_objects as go
+import torch
+import traitlets
+
+from ..figures.stack import stack_alt, stack_figure, stack_png
+from ..quantization import codec as codec_of
+from ..split.graft import decoder_of
+from ..split.plan import SplitPlan
+from .readout import human, readout_html, reply_html, sides
+
+LOSSLESS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+WIDE = {"description_width": "6em"}
+
+
+class SplitExplorer(W.VBox):
+    """A panel over one model: two slider handles are the cuts; `head` and `tail` can be set from code too.
+
+    body: None (this process), "loopback" or an address, as in `split`. codec: a spec, (up, down), or None for lossless.
+    """
+
+    head = traitlets.Int(2, help="decoder layers before the body; clipped so that the body keeps one")
+    tail = traitlets.Int(2, help="decoder layers after the body; clipped so that the body keeps one")
+
+    def __init__(
+        self, model: Any = "smollm2", head: int = 2, tail: int = 2,
+        prompt: str = "Explain in one sentence why the sky is blue.", max_new_tokens: int = 24,
+        codec: str | tuple[str, str] | None = None, body: Any = None,
+    ) -> None:  # fmt: skip
+        self.model = _model(model)
+        base, name = decoder_of(self.model)
+        self.layers = len(getattr(base, name))
+        self.codec, self.body, self.max_new_tokens = codec, body, max_new_tokens
+        pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
+        self.codecs = tuple(spec or LOSSLESS[self.model.dtype] for spec in pair)
+        shape = (1, 1, self.model.config.get_text_config(decoder=True).hidden_size)
+        self.up, self.down = (codec_of(spec).payload_bytes(shape) for spec in self.codecs)
+        self._stop, self._thread, self._moving = threading.Event(), None, True
+        self._reply = ""
+        self._controls(prompt)
+        super().__init__([self.slider, self.figure, self.readout, self.prompt,
+                          W.HBox([self.run_button, self.cancel_button]), self.output])  # fmt: skip
+        self._moving = False
+        self._move(head, tail)
+        self.slider.observe(self._slid, "value")
+        self.observe(lambda change: self._render(), ["head", "tail"])
+
+    def _controls(self, prompt: str) -> None:
+        n = self.layers
+        self.slider = W.IntRangeSlider(
+            value=(0, n), min=0, max=n, step=1, description="Two cuts", style=WIDE, continuous_update=True,
+            tooltip="The first handle ends the head, the second one starts the tail", layout={"width": "100%"},
+        )  # fmt: skip
+        self.slider.add_class("split-slider")
+        self.figure = go.FigureWidget(stack_figure(n, 0, 0, self.up, self.down))
+        self.figure._config = {**self.figure._config, "displayModeBar": False, "responsive": True}
+        self.readout = W.HTML()
+        self.prompt = W.Text(value=prompt, description="Prompt", style=WIDE, layout={"width": "100%"})
+        self.run_button = W.Button(description="Run", icon="play", button_style="primary",
+                                   tooltip="Split the model with this plan and generate")  # fmt: skip
+        self.cancel_button = W.Button(description="Cancel", icon="stop", disabled=True,
+                                      tooltip="Stop after the token that is being made")  # fmt: skip
+        self.output = W.HTML(reply_html("", "Not run yet."))
+        self.run_button.add_class("split-run")
+        self.cancel_button.add_class("split-cancel")
+        self.output.add_class("split-output")
+        self.run_button.on_click(lambda button: self.run(wait=False))
+        self.cancel_button.on_click(lambda button: self.cancel())
+
+    @traitlets.validate("head", "tail")
+    def _fit(self, proposal: Any) -> int:
+        other = self.tail if proposal["trait"].name == "head" else self.head
+        return min(max(proposal["value"], 0), self.layers - 1 - (0 if self._moving else other))
+
+    def _move(self, head: int, tail: int) -> None:
+        head = min(max(head, 0), self.layers - 1)
+        tail = min(max(tail, 0), self.layers - 1 - head)
+        self._moving = True  # both change together: neither is held back by the other's old value
+        try:
+            self.head, self.tail = head, tail
+        finally:
+            self._moving = False
+        self._render()
+
+    def _slid(self, change: Any) -> None:
+        low, high = change["new"]
+        if low == high and change["old"][1] != high:  # the second handle ran into the first: it is held back
+            high = low + 1 if low < self.layers else high
+        self._move(low, self.layers - high)
+
+    def _render(self) -> None:
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            self.slider.value = (self.head, self.layers - self.tail)
+        finally:
+            self._moving = False
+        drawn = stack_figure(self.layers, self.head, self.tail, self.up, self.down)
+        with self.figure.batch_update():
+            for old, new in zip(self.figure.data, drawn.data, strict=True):
+                old.y = new.y
+            self.figure.layout.annotations = drawn.layout.annotations
+            self.figure.layout.shapes = drawn.layout.shapes
+        self.readout.value = readout_html(self.plan.table(self.model), self.up, self.down, *self.codecs)
+
+    @property
+    def plan(self) -> SplitPlan:
+        """The plan that the two handles stand for."""
+        return SplitPlan(self.head, self.tail)
+
+    @property
+    def text(self) -> str:
+        """One sentence that describes the state."""
+        by = sides(self.plan.table(self.model))
+        memory = {side: human(by[side]["memory_bytes"], "B") for side in by}
+        said = stack_alt(self.layers, self.head, self.tail, self.up, self.down).removesuffix(".")
+        return f"{said}; the weights take {memory['local']} on the local side and {memory['host']} on the host."
+
+    def run(self, wait: bool = True) -> str:
+        """Generate with exactly this plan in a thread; waits for it and returns the reply unless `wait` is False."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stop.clear()
+            self._reply = ""
+            self.run_button.disabled, self.cancel_button.disabled = True, False
+            self.output.value = reply_html("", f"Splitting the model: {self.plan} ...")
+            args = (self.plan, self.prompt.value)
+            self._thread = threading.Thread(target=self._work, args=args, name="split-explorer", daemon=True)
+            self._thread.start()
+        if wait:
+            self._thread.join()
+        return self._reply
+
+    def cancel(self) -> None:
+        """Ask the run to stop after the token that is being made; does nothing when none runs."""
+        self._stop.set()
+
+    def _work(self, plan: SplitPlan, prompt: str) -> None:
+        from lsplit_kit import split  # the verb: a panel runs the kit the way its reader would
+
+        from .streaming import Progress, generate
+
+        def report(progress: Progress) -> None:
+            self.output.value = reply_html(progress.text, f"Running {plan}: {progress.traffic}.")
+
+        done = Progress(error="The run ended early.")
+        try:
+            done = generate(
+                lambda: split(self.model, plan, body=self.body, codec=self.codec),
+                getattr(self.model, "lsplit_tokenizer", None), prompt, self.max_new_tokens, self._stop, report,
+            )  # fmt: skip
+        finally:
+            self._reply = done.text
+            state = "Cancelled" if done.cancelled else "Done"
+            status = done.error or f"{state}, {plan}: {done.traffic}."
+            self.output.value = reply_html(done.text, status, failed=bool(done.error))
+            self.run_button.disabled, self.cancel_button.disabled = False, True
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle or {})
+        picture = stack_png(self.layers, self.head, self.tail, self.up, self.down)
+        bundle["image/png"] = base64.b64encode(picture).decode("ascii")
+        bundle["text/plain"] = self.text
+        return bundle
+
+
+def _model(model: Any) -> Any:
+    if isinstance(model, str):
+        from ..models.load import load
+
+        model = load(model)
+    return model[0] if isinstance(model, tuple) else model

@@ -1,0 +1,184 @@
+"""The explorer in a real JupyterLab and a real browser: keyboard, numbers on the page, Run, Cancel, both themes."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_where_is_the_split.ipynb"
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(280),
+    pytest.mark.skipif(not CHROMIUM, reason="no chromium"),
+]
+RUN_ALL = """async () => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  await panel.context.ready; await panel.sessionContext.ready;
+  while (panel.sessionContext.session?.kernel?.status !== 'idle') await new Promise(r => setTimeout(r, 100));
+  await window.jupyterapp.commands.execute('notebook:run-all-cells'); }"""
+THEME = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+STATUS = ".split-output .lsplit-status"
+# What Lab itself says on a machine without a network, or about a page icon.
+NOISE = ("favicon", "net::ERR_", "Failed to load resource", "Failed to fetch", "webpack")
+SMALL = """import lsplit_kit as lk
+explorer = lk.SplitExplorer("toy-llama", head=1, tail=2, prompt="hello", max_new_tokens=400)
+explorer"""
+
+
+@contextmanager
+def lab(folder):
+    """JupyterLab on a free port, serving `folder`; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / ".config"), "IPYTHONDIR": str(folder / ".ipython")}
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
+        "--IdentityProvider.token=", "--LabApp.news_url=", "--expose-app-in-browser", f"--ServerApp.root_dir={folder}",
+    ]  # fmt: skip
+    with (folder / "lab.log").open("wb") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(url + "/api")
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield url
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def page_of(url, errors):
+    """A page with the notebook open; what the console calls an error lands in `errors`."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as play:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto(url + "/lab/tree/w.ipynb?reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        page.evaluate(RUN_ALL)
+        page.wait_for_selector(".js-plotly-plot .bars path", state="attached", timeout=90_000)
+        page.wait_for_selector(".split-slider .noUi-handle", timeout=60_000)
+        yield page
+        browser.close()
+
+
+def screenshots(page, folder, name):
+    """The panel in both themes, as PNG files."""
+    folders = [folder, *([Path(os.environ["LSPLIT_SCREENSHOTS"])] if os.environ.get("LSPLIT_SCREENSHOTS") else [])]
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        page.evaluate(THEME, theme)
+        page.wait_for_function(f"() => document.body.dataset.jpThemeName === '{theme}'", timeout=10_000)
+        page.locator(".split-slider").first.scroll_into_view_if_needed()
+        page.wait_for_timeout(800)
+        for target in folders:
+            target.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=target / f"{name}-{theme.split()[1].lower()}.png")
+
+
+def serious(errors):
+    return [e for e in errors if not any(word in e for word in NOISE)]
+
+
+def number(page, name):
+    return int(page.locator(f"#{name}").first.get_attribute("data-value"))
+
+
+def press(page, handle, key):
+    page.locator(".split-slider .noUi-handle").nth(handle).focus()
+    page.keyboard.press(key)
+
+
+def wait_changed(page, name, old):
+    page.wait_for_function(
+        f"() => document.querySelector('#{name}')?.dataset.value !== '{old}'", timeout=20_000
+    )
+    return number(page, name)
+
+
+def arrow_keys(page):
+    """Both handles by keyboard: the head grows, then the tail does, and the host's memory shrinks each time."""
+    host, local = number(page, "lsplit-host-memory"), number(page, "lsplit-local-memory")
+    press(page, 0, "ArrowRight")
+    less = wait_changed(page, "lsplit-host-memory", host)
+    assert less < host
+    assert number(page, "lsplit-local-memory") == local + host - less
+    press(page, 1, "ArrowLeft")
+    least = wait_changed(page, "lsplit-host-memory", less)
+    assert least < less
+    return local, least
+
+
+def wait_status(page, word, timeout=60_000):
+    page.wait_for_function(
+        f"() => document.querySelector('{STATUS}')?.textContent.includes('{word}')", timeout=timeout
+    )
+
+
+def run_and_cancel(page):
+    page.locator(".split-run").first.click()
+    wait_status(page, "Running")
+    page.locator(".split-cancel").first.click()
+    page.wait_for_function(
+        f"() => /^(Cancelled|Done)/.test(document.querySelector('{STATUS}')?.textContent)", timeout=60_000
+    )
+    page.wait_for_selector(".split-run:not([disabled])", timeout=20_000)
+    return page.locator(STATUS).first.text_content()
+
+
+def test_small_notebook(tmp_path):
+    cells = [nbformat.v4.new_code_cell(SMALL)]
+    # Without a kernel named, Lab would ask for one in a dialog and the run would wait for ever.
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "w.ipynb")
+    errors = []
+    with lab(tmp_path) as url, page_of(url, errors) as page:
+        assert number(page, "lsplit-up") == number(page, "lsplit-down") == 256
+        arrow_keys(page)
+        assert "body 2" in page.locator(".lsplit-readout").first.text_content()
+        # There the host keeps one layer: a further press must not move anything.
+        before = number(page, "lsplit-host-memory")
+        press(page, 0, "ArrowRight")
+        page.wait_for_timeout(1000)
+        assert number(page, "lsplit-host-memory") == before
+        page.wait_for_function(
+            "() => document.querySelectorAll('.split-slider .noUi-handle')[0].ariaValueNow === '2.0'", timeout=10_000
+        )
+        assert run_and_cancel(page).startswith("Cancelled, head 2 / tail 3:")
+        assert page.locator(".split-output .lsplit-reply").count() == 1
+        screenshots(page, tmp_path, "small")
+    assert serious(errors) == []
+
+
+@pytest.mark.skipif(not NOTEBOOK.exists(), reason="the notebook is not there")
+def test_first_notebook(tmp_path):
+    shutil.copy(NOTEBOOK, tmp_path / "w.ipynb")
+    errors = []
+    with lab(tmp_path) as url, page_of(url, errors) as page:
+        up = number(page, "lsplit-up")
+        page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+            timeout=120_000,
+        )
+        arrow_keys(page)
+        assert number(page, "lsplit-up") == up
+        run_and_cancel(page)
+        screenshots(page, tmp_path, "first-notebook")
+    assert serious(errors) == []

@@ -1,0 +1,245 @@
+"""The panel and the figures without a front end: bounds, numbers, runs, cancelling, bundles, escaping."""
+
+import base64
+import json
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lsplit_kit as lk
+from lsplit_kit import figures
+from lsplit_kit.widgets.readout import human, readout_html, reply_html, sides
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return lk.load("toy-llama")[0]
+
+
+@pytest.fixture
+def panel(toy):
+    return lk.SplitExplorer(toy, head=2, tail=1, prompt="hello", max_new_tokens=6)
+
+
+def controls(widget):
+    for child in getattr(widget, "children", ()):
+        yield child
+        yield from controls(child)
+
+
+def test_starts_at_the_plan(panel):
+    assert (panel.head, panel.tail, panel.slider.value) == (2, 1, (2, 5))
+    assert panel.plan == lk.SplitPlan(2, 1)
+
+
+def test_code_moves_everything(panel, toy):
+    panel.head = 3
+    assert panel.slider.value == (3, 5)
+    assert [sum(y or 0 for y in trace.y) for trace in panel.figure.data] == [4, 2, 2]
+    assert panel.readout.value == readout_html(lk.SplitPlan(3, 1).table(toy), 256, 256, "fp32", "fp32")
+
+
+def test_a_message_from_the_page_moves_everything(panel):
+    panel.slider.set_state({"value": [1, 4]})
+    assert (panel.head, panel.tail) == (1, 2)
+    assert "head 0, tail 4-5" in panel.readout.value
+
+
+@pytest.mark.parametrize(("given", "kept"), [(-3, 0), (0, 0), (4, 4), (5, 4), (99, 4)])
+def test_head_is_clipped(panel, given, kept):
+    panel.head = given
+    assert (panel.head, panel.tail, panel.slider.value) == (kept, 1, (kept, 5))
+
+
+@pytest.mark.parametrize(("given", "kept"), [(-1, 0), (3, 3), (4, 3), (99, 3)])
+def test_tail_is_clipped(panel, given, kept):
+    panel.tail = given
+    assert (panel.head, panel.tail, panel.slider.value) == (2, kept, (2, 6 - kept))
+
+
+def test_impossible_plans_are_clipped_at_the_start(toy):
+    assert lk.SplitExplorer(toy, head=50, tail=50).plan == lk.SplitPlan(5, 0)
+
+
+def test_handles_cannot_meet(panel):
+    for value in [(0, 0), (3, 3), (6, 6), (2, 2)]:
+        panel.slider.value = value
+        assert panel.head + panel.tail < 6
+        assert panel.slider.value == (panel.head, 6 - panel.tail)
+    panel.slider.value = (2, 5)
+    panel.slider.value = (2, 2)
+    assert panel.slider.value == (2, 3)
+    panel.slider.value = (3, 3)
+    assert panel.slider.value[1] - panel.slider.value[0] == 1
+
+
+def test_every_plan_renders(panel):
+    for head in range(6):
+        for tail in range(6 - head):
+            panel.slider.value = (head, 6 - tail)
+            assert panel.plan == lk.SplitPlan(head, tail)
+
+
+def test_readout_numbers_are_the_table(panel, toy):
+    table = panel.plan.table(toy)
+    by = sides(table)
+    assert by["host"]["parameters"] == table.loc["body", "parameters"]
+    assert by["local"]["bytes"] == table.loc["head", "bytes"] + table.loc["tail", "bytes"]
+    assert by["local"]["memory_bytes"] == table.loc["head", "memory_bytes"]
+    for number in (n for side in by.values() for n in side.values()):
+        assert f"data-value='{number}'" in panel.readout.value
+    assert "id='lsplit-local-memory'" in panel.readout.value
+    assert "id='lsplit-host-memory'" in panel.readout.value
+    assert "id='lsplit-up' data-value='256'>256<" in panel.readout.value
+
+
+def test_codecs_by_direction(toy):
+    panel = lk.SplitExplorer(toy, codec=("int8:token", "fp16"))
+    assert (panel.up, panel.down) == (68, 128)
+    assert "bytes up (int8:token)" in panel.readout.value
+
+
+def test_controls_have_descriptions(panel):
+    found = [c for c in controls(panel) if "description" in c.trait_names() and c._view_name != "HTMLView"]
+    assert len(found) == 4
+    assert all(c.description for c in found)
+    assert "split-slider" in panel.slider._dom_classes
+
+
+def test_run_gives_the_split_models_reply(panel, toy):
+    reply = panel.run(wait=True)
+    tok = toy.lsplit_tokenizer
+    batch = tok.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True,
+                                    return_tensors="pt", return_dict=True)  # fmt: skip
+    ids = toy.generate(**batch, max_new_tokens=6, do_sample=False)
+    assert reply == tok.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    # every position crosses once, but the last token, which nobody needs to run
+    crossed = 256 * (ids.shape[1] - 1)
+    tokens = ids.shape[1] - batch["input_ids"].shape[1]
+    assert f"Done, head 2 / tail 1: {tokens} tokens; {crossed:,} payload bytes went up" in panel.output.value
+    assert not panel.run_button.disabled and panel.cancel_button.disabled
+
+
+def test_run_button_and_loopback(toy):
+    panel = lk.SplitExplorer(toy, body="loopback", max_new_tokens=3)
+    panel.run_button.click()
+    panel._thread.join(20)
+    assert "Done, head 2 / tail 2: 3 tokens" in panel.output.value
+
+
+def test_cancel_stops_early_and_a_new_run_works(toy):
+    panel = lk.SplitExplorer(toy, max_new_tokens=400, prompt="hi")
+    seen = threading.Event()
+    panel.output.observe(lambda change: seen.set() if "Running" in change["new"] else None, "value")
+    panel.run(wait=False)
+    assert seen.wait(20)
+    panel.cancel_button.click()
+    panel._thread.join(20)
+    assert "Cancelled, head 2 / tail 2:" in panel.output.value
+    panel.max_new_tokens = 2
+    panel.run(wait=True)
+    assert "Done" in panel.output.value
+
+
+def test_a_second_run_while_one_runs_is_the_same_run(toy):
+    panel = lk.SplitExplorer(toy, max_new_tokens=200)
+    panel.run(wait=False)
+    first = panel._thread
+    panel.run(wait=False)
+    assert panel._thread is first
+    panel.cancel()
+    first.join(20)
+
+
+def test_errors_are_one_sentence(toy):
+    panel = lk.SplitExplorer(toy, body="smoke signals")
+    assert panel.run(wait=True) == ""
+    assert "is no address" in panel.output.value
+    assert "Traceback" not in panel.output.value
+    assert not panel.run_button.disabled
+
+
+def test_no_tokenizer_is_a_sentence(panel, toy):
+    tokenizer, toy.lsplit_tokenizer = toy.lsplit_tokenizer, None
+    try:
+        panel.run(wait=True)
+    finally:
+        toy.lsplit_tokenizer = tokenizer
+    assert "without a tokenizer" in panel.output.value
+
+
+def test_strange_errors_are_a_sentence_too(panel, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("first <line>\nsecond line")
+
+    monkeypatch.setattr("lsplit_kit.face.split", broken)
+    panel.run(wait=True)
+    assert "RuntimeError: first &lt;line&gt;</div>" in panel.output.value
+
+
+def test_model_output_is_escaped():
+    shown = reply_html("<script>alert(1)</script>", "a < b")
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown and "a &lt; b" in shown
+
+
+def test_bundle_has_widget_picture_and_sentence(panel):
+    bundle = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert base64.b64decode(bundle["image/png"]).startswith(PNG)
+    assert bundle["text/plain"] == panel.text
+    assert panel.text.endswith(".") and "the head keeps 2 and the tail 1" in panel.text
+
+
+def test_moving_is_quick(panel):
+    start = time.perf_counter()
+    for step in range(10):
+        panel.head = step % 4
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "words"),
+    [(0, "B", "0 B"), (999, "B", "999 B"), (1000, "B", "1.0 kB"), (999_999, "B", "1.0 MB"),
+     (169_890_048, "B", "169.9 MB"), (92_042_496, "", "92.0 M")],
+)  # fmt: skip
+def test_human(number, unit, words):
+    assert human(number, unit) == words
+
+
+@pytest.mark.parametrize("plan", [(30, 2, 2), (30, 0, 0), (6, 0, 5), (2, 1, 0), (1, 0, 0)])
+def test_stack(plan):
+    figure = figures.stack_figure(*plan, 2304, 2304)
+    layers, head, tail = plan
+    assert [sum(y or 0 for y in t.y) for t in figure.data] == [head + 1, layers - head - tail, tail + 1]
+    assert [t.marker.color for t in figure.data] == ["#0072B2", "#E69F00", "#009E73"]
+    assert len({t.marker.pattern.shape for t in figure.data}) == 3
+    assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
+    picture = figures.stack_png(*plan, 2304, 2304)
+    assert picture.startswith(PNG) and picture == figures.stack_png(*plan, 2304, 2304)
+    assert "2,304 bytes up" in figures.stack_alt(*plan, 2304, 2304)
+
+
+def test_exactness():
+    table = pd.DataFrame([[1.0, 0.5], [0.25, np.nan]], index=[0, 1], columns=[0, 1])
+    figure = figures.exactness_figure(table)
+    assert figure.data[0].z[1][1] is None
+    assert figure.data[0].text[1][1] == ""
+    assert figures.exactness_png(table).startswith(PNG)
+    assert "3 plans" in figures.exactness_alt(table) and "exactly 1 in 1 of" in figures.exactness_alt(table)
+    assert figures.exactness_alt(table * np.nan).endswith("without a single plan.")
+
+
+def test_show_is_three_things_in_one():
+    shown = figures.show(figures.stack_figure(6, 2, 2, 1, 1), PNG, "A stack of 6 layers.")
+    bundle = shown._repr_mimebundle_()
+    assert set(bundle) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
+    assert json.loads(json.dumps(bundle))["text/plain"] == repr(shown) == "A stack of 6 layers."
+    assert "image/png" not in figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
+    with pytest.raises(ValueError, match="alt"):
+        figures.show(shown.figure, PNG)

@@ -56,7 +56,9 @@ def speed_table() -> str:
     result = json.loads((common.RESULTS / "overhead.json").read_text("utf-8"))
     rows = [[k, v["tokens_per_s"], v["ratio"]] for k, v in result["speed"]["rows"].items()]
     m = result["machine"]
-    said = f"{conditions(result)} {m['processor']}, {m['cores']} cores; `python benchmarks/overhead.py`."
+    said = (
+        f"{conditions(result)} {m['processor']}, {m['cores']} cores, load {m['load']}; `python benchmarks/overhead.py`."
+    )
     return f"{common.table(['way', 'tokens/s', 'ratio to unsplit'], rows)}\n\n{said}"
 
 

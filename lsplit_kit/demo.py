@@ -1,4 +1,4 @@
-"""The demonstration behind `lsplit demo`: one prompt, unsplit and split over a real host, compared and accounted for."""
+"""The demonstration behind `lsplit demo`: one prompt, unsplit and split over a real host, compared and counted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def run_demo(
     payload = int(totals["payload"].sum())
     return {
         "model": name,
-        "plan": {"head": head, "tail": tail, "layers": split.config.num_hidden_layers - 1 + host.holds[1] - host.holds[0]},
+        "plan": {
+            "head": head,
+            "tail": tail,
+            "layers": split.config.num_hidden_layers - 1 + host.holds[1] - host.holds[0],
+        },
         "prompt_tokens": ids["input_ids"].shape[1],
         "new_tokens": count,
         "tokens_identical": bool(torch.equal(ours, whole)),
@@ -82,7 +86,9 @@ def timed(model: Any, ids: dict[str, torch.Tensor], options: dict[str, Any]) -> 
 def without_cache(model: Any, prompt: int, new: int) -> int:
     """Payload bytes, up and down, had every vector been sent again for every token: N*P + N(N-1)/2 vectors each way."""
     width = model.link.info.width
-    return sum(c.payload_bytes((1, new * prompt + new * (new - 1) // 2, width)) for c in (model.remote.up, model.remote.down))
+    return sum(
+        c.payload_bytes((1, new * prompt + new * (new - 1) // 2, width)) for c in (model.remote.up, model.remote.down)
+    )
 
 
 def report_lines(r: dict[str, Any]) -> list[str]:
@@ -95,7 +101,8 @@ def report_lines(r: dict[str, Any]) -> list[str]:
         "",
         f"tokens identical to the unsplit model: {'yes' if r['tokens_identical'] else 'NO'}",
         f"the host (pid {r['host_pid']}) held decoder layers {first}-{stop - 1} and nothing else of the model",
-        f"bytes  {'tensor':>10}{'payload':>12}{'frame':>12}   ({r['prompt_tokens']} prompt + {r['new_tokens']} new tokens)",
+        f"bytes  {'tensor':>10}{'payload':>12}{'frame':>12}   "
+        f"({r['prompt_tokens']} prompt + {r['new_tokens']} new tokens)",
         *rows,
         f"without the cache the payload would be {r['no_cache_payload_bytes']:,} bytes: the cache saves "
         f"{r['reduction']:.1%} at this length",

@@ -35,7 +35,9 @@ def load_local(
     return load_local(name_or_path, head, tail, dtype)
 
 
-def host(model: str | os.PathLike[str] = "smollm2", head: int = 2, tail: int = 2, port: int = 0, **options: Any) -> Host:
+def host(
+    model: str | os.PathLike[str] = "smollm2", head: int = 2, tail: int = 2, port: int = 0, **options: Any
+) -> Host:
     """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`."""
     from .remote.host import host
 
@@ -56,7 +58,7 @@ def split(
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     body: None (this process), "loopback" (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or
-    (up, down); None is lossless for the model's number format. cache: kv, hidden (arXiv 2310.14651, section IV) or none.
+    (up, down); None is lossless for the model's number format. cache: kv, hidden (arXiv 2310.14651) or none.
     """
     model = model[0] if isinstance(model, tuple) else model
     if isinstance(model, str):

@@ -126,9 +126,7 @@ def _code(cell: dict[str, Any]) -> list[str]:
 
 def _texts(data: dict[str, Any]) -> dict[str, Any]:
     # base64 pictures hold "/" between random letters, which can look like a path
-    return {
-        kind: value for kind, value in data.items() if not kind.startswith("image/") or kind.endswith("xml")
-    }
+    return {kind: value for kind, value in data.items() if not kind.startswith("image/") or kind.endswith("xml")}
 
 
 def main(arguments: list[str] | None = None) -> int:

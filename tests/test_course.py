@@ -89,9 +89,7 @@ def test_a_check_never_raises(register, answer):
         assert isinstance(repr(checks.check(real, answer)), str)
 
 
-@pytest.mark.parametrize(
-    "error", [SystemExit(1), RecursionError(), MemoryError(), AssertionError(), OSError("x")]
-)
+@pytest.mark.parametrize("error", [SystemExit(1), RecursionError(), MemoryError(), AssertionError(), OSError("x")])
 def test_whatever_the_checker_raises(register, error):
     def checker(answer):
         raise error
@@ -187,9 +185,7 @@ def test_doctor_answers_in_full(monkeypatch):
 def test_doctor_finds_faults(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("LSPLIT_HOME", str(tmp_path / "not" / "there"))
-    monkeypatch.setattr(
-        doctor, "PACKAGES", (("rpyc", "99", None), ("torch", "1", "2"), ("no-such-kit", "1", None))
-    )
+    monkeypatch.setattr(doctor, "PACKAGES", (("rpyc", "99", None), ("torch", "1", "2"), ("no-such-kit", "1", None)))
     monkeypatch.setattr(doctor, "FREE_GIB", 1e9)
     monkeypatch.setattr(doctor.socket, "create_server", lambda *a: 1 / 0)
     found = {row.check: row for row in doctor.rows()}
@@ -210,9 +206,7 @@ def test_doctor_sees_a_server_in_another_environment(monkeypatch, tmp_path):
     assert doctor._one_environment()[0] is False
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("5.0.0rc1", (5, 0, 0)), ("4.dev0", (4,))]
-)
+@pytest.mark.parametrize(("text", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("5.0.0rc1", (5, 0, 0)), ("4.dev0", (4,))])
 def test_version_numbers(text, numbers):
     assert doctor._numbers(text)[: len(numbers)] == numbers
 

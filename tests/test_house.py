@@ -55,9 +55,7 @@ def imported(tree, path):
             module = base + (node.module.split(".") if node.module else [])
             # "from lsplit_kit import wire" imports a room, "from lsplit_kit import load" the face
             targets = [
-                (module + [a.name], set())
-                if module == ["lsplit_kit"] and a.name in ROOMS
-                else (module, {a.name})
+                (module + [a.name], set()) if module == ["lsplit_kit"] and a.name in ROOMS else (module, {a.name})
                 for a in node.names
             ]
         for parts, names in targets:
@@ -96,9 +94,7 @@ def test_modules_are_short(path):
 def test_public_names_have_docstrings(path):
     tree = ast.parse(path.read_text("utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    bare = [
-        n.name for n in tree.body if isinstance(n, kinds) and n.name[0] != "_" and not ast.get_docstring(n)
-    ]
+    bare = [n.name for n in tree.body if isinstance(n, kinds) and n.name[0] != "_" and not ast.get_docstring(n)]
     assert not bare
     assert not tree.body or ast.get_docstring(tree), "the module has no docstring"
 

@@ -50,6 +50,7 @@ def aligned(tensor: torch.Tensor) -> bool:
 
 # ---- toys
 
+
 @pytest.mark.parametrize("name", toy_names())
 def test_toy_is_deterministic_and_not_degenerate(name):
     state = torch.random.get_rng_state()
@@ -66,8 +67,10 @@ def test_toy_is_deterministic_and_not_degenerate(name):
 
 def test_toy_is_the_same_in_another_process(own_home):
     here = fingerprint.digests(build_toy("toy-llama"))
-    code = ("import json; from lsplit_kit.models.toys import build_toy; from lsplit_kit.split.fingerprint "
-            "import digests; print(json.dumps(digests(build_toy('toy-llama'))))")
+    code = (
+        "import json; from lsplit_kit.models.toys import build_toy; from lsplit_kit.split.fingerprint "
+        "import digests; print(json.dumps(digests(build_toy('toy-llama'))))"
+    )
     out, _ = python(code, own_home).communicate(timeout=120)
     assert json.loads(out) == here
 
@@ -87,6 +90,7 @@ def test_unknown_toy_lists_the_toys():
 
 
 # ---- reader
+
 
 def test_reader_gives_the_same_tensors_aligned(llama_folder):
     folder, model = TensorFolder(llama_folder), build_toy("toy-llama")
@@ -121,11 +125,18 @@ def test_truncated_file_is_an_error(llama_folder, keep):
         TensorFolder(llama_folder)
 
 
-@pytest.mark.parametrize("header", [b"[1]", b"not json", b'{"a": 3}',
-                                    b'{"a": {"dtype": "F32", "shape": [2]}}',
-                                    b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
-                                    b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
-                                    b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[1]",
+        b"not json",
+        b'{"a": 3}',
+        b'{"a": {"dtype": "F32", "shape": [2]}}',
+        b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}',
+    ],
+)
 def test_damaged_header_is_an_error(tmp_path, header):
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
     with pytest.raises(WeightsError, match="damaged"):
@@ -258,6 +269,7 @@ def test_pip_failure_is_one_sentence(tmp_path, monkeypatch):
 
 # ---- loading
 
+
 @pytest.mark.parametrize("name", toy_names())
 def test_load_folder_equals_the_model(own_home, name):
     folder = toy_folder(name)
@@ -295,14 +307,18 @@ def test_align_moves_what_is_not_aligned():
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
-@pytest.mark.parametrize(("name", "sentence"), [
-    ("someone/no-such-model", "is not on this machine and the Hugging Face hub did not give it"),
-    ("smollm3", "the names the kit knows are smollm2, toy-llama"),
-    ("/no/such/folder", "There is no model folder"),
-])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("someone/no-such-model", "is not on this machine and the Hugging Face hub did not give it"),
+        ("smollm3", "the names the kit knows are smollm2, toy-llama"),
+        ("/no/such/folder", "There is no model folder"),
+    ],
+)
 def test_unreachable_or_unknown_model(name, sentence, own_home, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, at import
     with pytest.raises(WeightsError, match=sentence):
         load(name)
@@ -314,6 +330,7 @@ def test_folder_that_is_no_model(tmp_path):
 
 
 # ---- fingerprint
+
 
 def test_fingerprint_sees_its_layers_only():
     model = build_toy("toy-llama")
@@ -338,8 +355,10 @@ def test_digest_is_of_the_raw_bytes_and_cached(monkeypatch):
     tensor = torch.randn(5, 7).bfloat16()
     raw = tensor.view(torch.uint8).numpy().tobytes()
     assert fingerprint.digests({"a": tensor}) == {"a": hashlib.sha256(raw).hexdigest()}
-    assert fingerprint.digest(tensor.t()) == hashlib.sha256(
-        tensor.t().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    assert (
+        fingerprint.digest(tensor.t())
+        == hashlib.sha256(tensor.t().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    )
     assert fingerprint.digest(torch.tensor(1.0)) and fingerprint.digest(torch.empty(0))
     monkeypatch.setattr(fingerprint, "_hash", lambda tensor: "again")
     assert fingerprint.digest(tensor) != "again"
@@ -349,6 +368,7 @@ def test_digest_is_of_the_raw_bytes_and_cached(monkeypatch):
 
 # ---- SmolLM2
 
+
 def test_smollm2_answers():
     begun = time.perf_counter()
     model, tokenizer = load("smollm2")
@@ -357,8 +377,7 @@ def test_smollm2_answers():
     assert all(aligned(parameter) for parameter in model.parameters())
     assert model.lm_head.weight is model.model.embed_tokens.weight
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt",
-                                        return_dict=True)
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     out = model.generate(**ids, max_new_tokens=12, do_sample=False)
-    assert "Paris" in tokenizer.decode(out[0, ids.input_ids.shape[1]:])
+    assert "Paris" in tokenizer.decode(out[0, ids.input_ids.shape[1] :])
     assert len(TensorFolder(model.lsplit_folder).digests()) == 272

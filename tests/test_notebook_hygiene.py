@@ -56,9 +56,7 @@ BAD = {
     "ends in an error": {
         "cells": [code(2, outputs=[{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}])]
     },
-    "writes to stderr": {
-        "cells": [code(2, outputs=[{"output_type": "stream", "name": "stderr", "text": "w"}])]
-    },
+    "writes to stderr": {"cells": [code(2, outputs=[{"output_type": "stream", "name": "stderr", "text": "w"}])]},
     "no id": {"cells": [markdown("text", "")]},
     "no Recap": {"recap": False},
 }

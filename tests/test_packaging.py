@@ -30,9 +30,7 @@ HEAVY = {"torch", "transformers", "diffusers", "pandas", "plotly", "numpy", "rpy
 
 def requirements():
     """Every requirement of the project and its extras by canonical name."""
-    lines = PROJECT["dependencies"] + [
-        line for extra in PROJECT["optional-dependencies"].values() for line in extra
-    ]
+    lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
     parsed = [Requirement(line) for line in lines]
     return {canonicalize_name(r.name): r for r in parsed if canonicalize_name(r.name) != PROJECT["name"]}
 

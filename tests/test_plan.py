@@ -9,7 +9,8 @@ from lsplit_kit.errors import PlanError
 @pytest.mark.parametrize(
     ("head", "tail", "word"),
     [(-1, 0, "negative"), (0, -2, "negative"), (7, 0, "out of range"), (0, 7, "out of range"), (4, 4, "overlap"),
-     (3, 3, "no body"), (6, 0, "no body"), (True, 1, "whole number"), ("2", 1, "whole number"), (1.0, 1, "whole number")],
+     (3, 3, "no body"), (6, 0, "no body"), (True, 1, "whole number"),
+     ("2", 1, "whole number"), (1.0, 1, "whole number")],
 )  # fmt: skip
 def test_mistakes(head, tail, word):
     with pytest.raises(PlanError, match=word) as error:

@@ -39,9 +39,7 @@ def checked(path):
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_solutions_pass(path):
     answers = solutions(path.stem)["ANSWERS"]
-    assert (
-        set(answers) == set(checked(path)) == {i for i in checks.exercises() if i.startswith(path.name[:2])}
-    )
+    assert set(answers) == set(checked(path)) == {i for i in checks.exercises() if i.startswith(path.name[:2])}
     for id, answer in answers.items():
         result = checks.check(id, answer)
         assert result, result
@@ -63,9 +61,7 @@ def test_hints_in_the_notebook_are_the_checks_hints(path):
 
 def in_place(model, head, tail, Remote):
     layers = model.model.layers
-    model.model.layers = torch.nn.ModuleList(
-        [*layers[:head], Remote(layers[head : 6 - tail]), *layers[6 - tail :]]
-    )
+    model.model.layers = torch.nn.ModuleList([*layers[:head], Remote(layers[head : 6 - tail]), *layers[6 - tail :]])
     return model
 
 
@@ -76,9 +72,7 @@ def no_remote(model, head, tail, Remote):
 def one_less(model, head, tail, Remote):
     grafted = copy.deepcopy(model)
     layers = grafted.model.layers
-    grafted.model.layers = torch.nn.ModuleList(
-        [*layers[:head], Remote(layers[head : 5 - tail]), *layers[6 - tail :]]
-    )
+    grafted.model.layers = torch.nn.ModuleList([*layers[:head], Remote(layers[head : 5 - tail]), *layers[6 - tail :]])
     return grafted
 
 

@@ -41,7 +41,9 @@ def test_loopback_frames_are_the_real_ones(toy):
             with lk.tap(split) as wire:
                 split.generate(ids, **OPTIONS)
             ledger = wire.ledger()
-            rows.append(ledger[ledger.kind == "step"][["direction", "shape", "payload", "frame"]].reset_index(drop=True))
+            rows.append(
+                ledger[ledger.kind == "step"][["direction", "shape", "payload", "frame"]].reset_index(drop=True)
+            )
     assert rows[0].equals(rows[1])
     decode = rows[0][2:]
     assert ((decode.frame - decode.payload) <= 64).all()

@@ -1,7 +1,7 @@
-"""The cache slot of the Remote: a layer of the model's own `Cache` that remembers what was sent instead of keys and values.
+"""The cache slot of the Remote: a layer of the model's own `Cache` that remembers what was sent, no keys and values.
 
-It lives where the library crops, reorders, repeats and selects, so the host can be told of all of it with the next step.
-A session belongs to this slot, and so to the cache object that `generate()` hands around (design: one cache, one session).
+It lives where the library crops, reorders, repeats and selects, so the next step can tell the host of all of it.
+A session belongs to this slot, and so to the cache object that `generate()` hands around: one cache, one session.
 """
 
 from __future__ import annotations

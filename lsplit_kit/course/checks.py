@@ -117,9 +117,7 @@ def check(id: str, answer: object = None) -> Result:
             return Result(label, UNKNOWN, _unknown())
         return _judge(found, answer)
     except Exception as error:
-        return Result(
-            label, NOT_YET, f"the check itself failed with {type(error).__name__}; please report it"
-        )
+        return Result(label, NOT_YET, f"the check itself failed with {type(error).__name__}; please report it")
 
 
 def _unknown() -> str:

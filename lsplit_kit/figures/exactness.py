@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-
 def exactness_figure(table: pd.DataFrame, what: str = "share of equal tokens") -> go.Figure:
     """Heat map, orange (0) through white to blue (1), of a table
     (index: head, columns: tail, values 0 to 1, NaN where there is no plan).

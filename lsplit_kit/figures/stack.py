@@ -37,7 +37,9 @@ def stack_figure(layers: int, head: int, tail: int, up: int, down: int) -> go.Fi
         figure.add_bar(
             name=part, x=places, y=[1 if place in span else None for place in places],
             marker={"color": COLOURS[part], "line": {"width": 0},
-                    "pattern": {"shape": PATTERNS[part], "fgcolor": "white", "size": 6, "solidity": 0.25}},
+                    # Without bgcolor the pattern replaces the colour.
+                    "pattern": {"shape": PATTERNS[part], "bgcolor": COLOURS[part], "fgcolor": "white",
+                                "size": 6, "solidity": 0.25}},
             customdata=[layer_name(place, layers) for place in places],
             hovertemplate="%{customdata}<extra>" + f"{part}, {PLACES[part]}</extra>",
         )  # fmt: skip

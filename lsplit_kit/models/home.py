@@ -21,8 +21,10 @@ def home() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WeightsError(f"The cache folder {folder} cannot be created ({error.strerror}); "
-                           "set LSPLIT_HOME to a folder you may write to.") from error
+        raise WeightsError(
+            f"The cache folder {folder} cannot be created ({error.strerror}); "
+            "set LSPLIT_HOME to a folder you may write to."
+        ) from error
     return folder.absolute()
 
 
@@ -51,9 +53,11 @@ def require_space(folder: Path, needed: int) -> None:
     """Raise WeightsError unless the disk of `folder` has `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise WeightsError(f"The disk of {folder} is full: {needed / 1e6:.0f} MB are needed and "
-                           f"{free / 1e6:.0f} MB are free; free some space or set LSPLIT_HOME to another "
-                           "disk.")
+        raise WeightsError(
+            f"The disk of {folder} is full: {needed / 1e6:.0f} MB are needed and "
+            f"{free / 1e6:.0f} MB are free; free some space or set LSPLIT_HOME to another "
+            "disk."
+        )
 
 
 def publish(target: Path, fill: Callable[[Path], None], complete: Callable[[Path], bool]) -> Path:
@@ -87,8 +91,9 @@ def publish(target: Path, fill: Callable[[Path], None], complete: Callable[[Path
         raise
     except Exception as error:
         if is_disk_full(error):
-            raise WeightsError(f"The disk is full while {target} is written; free some space or set "
-                               "LSPLIT_HOME to another disk.") from error
+            raise WeightsError(
+                f"The disk is full while {target} is written; free some space or set LSPLIT_HOME to another disk."
+            ) from error
         if isinstance(error, OSError):
             raise WeightsError(f"{target} cannot be written ({error.strerror or error}).") from error
         raise

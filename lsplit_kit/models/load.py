@@ -111,8 +111,9 @@ def _pretrained(name: str, dtype: torch.dtype, local: bool) -> tuple[Any, Any]:
 
     try:
         # Without trust_remote_code=False a model that brings its own code would ask on the terminal.
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=local,
-                                                     trust_remote_code=False).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, local_files_only=local, trust_remote_code=False
+        ).eval()
     except Exception as error:
         raise _explain(name, local, error) from error
     return align_(model), tokenizer_of(name, local)
@@ -122,8 +123,10 @@ def tokenizer_of(name: str, local: bool = True) -> Any:
     """The tokenizer of a folder (None where it has none) or hub id; raises WeightsError."""
     from transformers import AutoTokenizer
 
-    if local and not any((Path(name) / file).is_file() for file in (
-            "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+    if local and not any(
+        (Path(name) / file).is_file()
+        for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    ):
         return None
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
@@ -133,18 +136,24 @@ def tokenizer_of(name: str, local: bool = True) -> Any:
 
 def _explain(name: str, local: bool, error: Exception) -> WeightsError:
     if local:
-        return WeightsError(f"The folder {name} cannot be loaded as a language model "
-                            f"({type(error).__name__}: {_first_line(error)}).")
+        return WeightsError(
+            f"The folder {name} cannot be loaded as a language model ({type(error).__name__}: {_first_line(error)})."
+        )
     if "trust_remote_code" in str(error):
         return WeightsError(f"The model {name} needs code of its own, which the kit does not run.")
     if not isinstance(error, OSError):
-        return WeightsError(f"The model {name} cannot be loaded as a language model "
-                            f"({type(error).__name__}: {_first_line(error)}).")
+        return WeightsError(
+            f"The model {name} cannot be loaded as a language model ({type(error).__name__}: {_first_line(error)})."
+        )
     if "/" not in name:
-        return WeightsError(f"There is no model named {name!r}: it is no folder, the hub did not give it; "
-                            f"the names the kit knows are {', '.join(known_names())}.")
-    return WeightsError(f"The model {name} is not on this machine and the Hugging Face hub did not give "
-                        "it: check the name and the network, or pass a folder.")
+        return WeightsError(
+            f"There is no model named {name!r}: it is no folder, the hub did not give it; "
+            f"the names the kit knows are {', '.join(known_names())}."
+        )
+    return WeightsError(
+        f"The model {name} is not on this machine and the Hugging Face hub did not give "
+        "it: check the name and the network, or pass a folder."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -18,9 +18,20 @@ MANIFEST = "lsplit.json"
 ALIGNMENT = 64  # bytes; kernels choose other code paths, and other roundings, for other alignments
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 _CHUNK = 1 << 22
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-           "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 @dataclass(frozen=True)
@@ -184,8 +195,12 @@ class TensorFolder:
 
     def write_manifest(self, path: Path | None = None, **facts: str) -> None:
         """Write lsplit.json (format, given facts, file stamps, a digest per tensor) beside the weights."""
-        manifest = {"format": 1, **facts, "files": self._stamps(),
-                    "tensors": {name: self.stream_digest(name) for name in sorted(self._entries)}}
+        manifest = {
+            "format": 1,
+            **facts,
+            "files": self._stamps(),
+            "tensors": {name: self.stream_digest(name) for name in sorted(self._entries)},
+        }
         write_text(path or self.folder / MANIFEST, json.dumps(manifest, indent=1))
 
 

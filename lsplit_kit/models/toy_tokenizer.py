@@ -8,8 +8,10 @@ from typing import Any
 
 VOCABULARY = 384
 SPECIALS = ("<pad>", "<bos>", "<eos>")  # ids 0, 1, 2; bytes follow from 3
-_CHAT = ("{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
-         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+_CHAT = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 
 
 @cache
@@ -25,7 +27,8 @@ def _json() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 1)])
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 1)]
+    )
     return tokenizer.to_str()
 
 
@@ -35,5 +38,12 @@ def toy_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_json()), pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-        padding_side="left", model_max_length=512, clean_up_tokenization_spaces=False, chat_template=_CHAT)
+        tokenizer_object=Tokenizer.from_str(_json()),
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+        chat_template=_CHAT,
+    )

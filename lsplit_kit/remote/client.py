@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
@@ -65,9 +66,7 @@ class RpycLink:
         self._stream: FastStream | None = None
         self._channel: LimitedChannel | None = None
         self._numbers = itertools.count(1)
-        self._sessions: dict[
-            int, int
-        ] = {}  # our number, never used twice -> the host's number on this connection
+        self._sessions: dict[int, int] = {}  # our number, never used twice -> the host's number on this connection
         self._past, self._past_tcp = (0, 0), (0, 0)
         self._tcp_start = (0, 0)
         self._closed = False
@@ -92,9 +91,7 @@ class RpycLink:
             self._drop_if_dead()
             number = self._sessions.get(session)
             if number is None:
-                raise SessionUnknown(
-                    f"Session {session} ended with its connection; it has to be opened and replayed."
-                )
+                raise SessionUnknown(f"Session {session} ended with its connection; it has to be opened and replayed.")
             return Exchange(*self._call("step", (number, *step.to_wire()), (bytes,)))
 
     def close_session(self, session: int) -> None:
@@ -129,10 +126,8 @@ class RpycLink:
             finally:
                 self._lock.release()
         elif self._stream is not None:  # the thread that waits cleans up after itself
-            try:
+            with contextlib.suppress(OSError, EOFError):
                 self._stream.sock.shutdown(socket.SHUT_RDWR)
-            except (OSError, EOFError):
-                pass
 
     def __enter__(self) -> RpycLink:
         return self
@@ -179,9 +174,7 @@ class RpycLink:
             self._discard("lost")
             if isinstance(err, LsplitError):
                 raise
-            raise HostUnavailable(
-                f"{self.address} ended the handshake; it may be full, or no lsplit host."
-            ) from None
+            raise HostUnavailable(f"{self.address} ended the handshake; it may be full, or no lsplit host.") from None
         except BaseException:
             self._discard("lost")
             raise
@@ -232,9 +225,7 @@ class RpycLink:
             dirty = "error"
             raise
         except (Stalled, TimeoutError):
-            raise HostTimeout(
-                f"The host at {self.address} did not answer {name} within {self.timeout:g} s."
-            ) from None
+            raise HostTimeout(f"The host at {self.address} did not answer {name} within {self.timeout:g} s.") from None
         except ProtocolViolation as err:
             raise FrameError(f"The host broke the wire's rules: {safe_text(err)}.") from None
         except (EOFError, OSError):

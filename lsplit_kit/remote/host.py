@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 import json
 import os
 import queue
@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -51,9 +52,7 @@ class Host:
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
         except queue.Empty:
             self.close()
-            raise HostTimeout(
-                f"The host did not start within {start_seconds:g} s; {self._last_words()}"
-            ) from None
+            raise HostTimeout(f"The host did not start within {start_seconds:g} s; {self._last_words()}") from None
         except (ValueError, KeyError, IndexError, TypeError):
             self.close()
             raise HostUnavailable(f"The host could not start: {self._last_words()}") from None
@@ -87,9 +86,7 @@ class Host:
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"Host({self.address}, layers [{self.holds[0]}, {self.holds[1]}) of {self.model}, pid {self.pid})"
-        )
+        return f"Host({self.address}, layers [{self.holds[0]}, {self.holds[1]}) of {self.model}, pid {self.pid})"
 
 
 def host(
@@ -140,10 +137,8 @@ def _stop(process: subprocess.Popen, owner: int) -> None:
     """End the child: first its stdin, then SIGTERM, then SIGKILL."""
     if os.getpid() != owner:  # a fork of this process has no say over the child
         return
-    try:
+    with contextlib.suppress(OSError):
         process.stdin.close()
-    except OSError:
-        pass
     for push in (None, process.terminate, process.kill):
         if push is not None:
             push()

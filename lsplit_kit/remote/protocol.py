@@ -12,10 +12,9 @@ import logging
 import secrets
 import time
 from types import TracebackType
-
-import rpyc
 from typing import Any
 
+import rpyc
 from rpyc.core import brine, consts
 from rpyc.core.channel import Channel
 from rpyc.core.protocol import Connection
@@ -71,9 +70,7 @@ class LimitedChannel(Channel):
         end = min(time.monotonic() + self.stream.deadline, self.until)
         size, compressed = self.FRAME_HEADER.unpack(self.stream.read(self.FRAME_HEADER.size, end))
         if compressed or not 2 <= size <= self.max_frame:
-            self._refuse(
-                f"a frame of {size} bytes (compressed: {compressed}) is not between 2 and {self.max_frame}"
-            )
+            self._refuse(f"a frame of {size} bytes (compressed: {compressed}) is not between 2 and {self.max_frame}")
         frame = self.stream.read(size + 1, end)
         if frame[-1] != self.FLUSHER[0]:
             self._refuse("a frame does not end where it says")
@@ -88,8 +85,7 @@ class LimitedChannel(Channel):
         """Send one frame in one write; raise LimitExceeded, before a byte leaves, when it is too large."""
         if len(data) > self.max_frame:
             raise LimitExceeded(
-                f"A frame of {len(data):,} bytes is over the limit of {self.max_frame:,}; "
-                "send fewer positions at once."
+                f"A frame of {len(data):,} bytes is over the limit of {self.max_frame:,}; send fewer positions at once."
             )
         end = min(time.monotonic() + self.stream.deadline, self.until)
         self.stream.write(b"".join((self.FRAME_HEADER.pack(len(data), 0), data, self.FLUSHER)), end)

@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         worker = threading.Thread(target=server.start, daemon=True)
-        server.listener.listen(
-            server.backlog
-        )  # before the ready line; start() then listens again, which is harmless
+        server.listener.listen(server.backlog)  # before the ready line; start() then listens again, which is harmless
         worker.start()
         print(json.dumps(_ready(server, body)), flush=True)
         while worker.is_alive() and not over.wait(0.2):
@@ -89,13 +87,10 @@ def check_bind(bind: str, allow_remote: bool) -> None:
     except ValueError:
         local = False
     if not local and not allow_remote:
-        raise UnsupportedOption(
-            f"Binding to {bind} lets other machines in; add --allow-remote if that is meant."
-        )
+        raise UnsupportedOption(f"Binding to {bind} lets other machines in; add --allow-remote if that is meant.")
     if not local:
         print(
-            f"warning: traffic to and from {bind} is not encrypted; use a network you trust, or a "
-            "tunnel (ssh -L).",
+            f"warning: traffic to and from {bind} is not encrypted; use a network you trust, or a tunnel (ssh -L).",
             file=sys.stderr,
             flush=True,
         )
@@ -137,6 +132,4 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        status
-    )  # daemon threads may be inside torch, and taking the interpreter down under them can crash
+    os._exit(status)  # daemon threads may be inside torch, and taking the interpreter down under them can crash

@@ -13,9 +13,7 @@ from .protocol import PrimitiveService, log, safe_text
 
 MAX_SESSIONS = 64
 _HELLO = (str, str, str, str, str, int, int, str)
-compute_lock = (
-    threading.Lock()
-)  # one computation at a time in a host process: two would only share its one thread
+compute_lock = threading.Lock()  # one computation at a time in a host process: two would only share its one thread
 
 
 class HeldBody(BodyHost, Protocol):

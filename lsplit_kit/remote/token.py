@@ -55,9 +55,7 @@ def token_folder() -> Path:
     home = os.environ.get("LSPLIT_HOME")
     if home:
         return Path(home) / "hosts"
-    runtime = os.environ.get(
-        "XDG_RUNTIME_DIR"
-    )  # without it the runtime folder may be a guessable name in /tmp
+    runtime = os.environ.get("XDG_RUNTIME_DIR")  # without it the runtime folder may be a guessable name in /tmp
     if runtime and os.path.isdir(runtime):
         return Path(runtime) / "lsplit_kit" / "hosts"
     return Path(platformdirs.user_cache_dir("lsplit_kit")) / "hosts"

@@ -39,7 +39,14 @@ def body_of(model: PreTrainedModel, plan: SplitPlan) -> Body:
     config = model.config.get_text_config(decoder=True)
     dtype = next(base.parameters()).dtype
     name = getattr(model, "lsplit_name", None) or config.model_type
-    info = describe(name, fingerprint_of(model, plan)[0], (start, stop), width_of(model), str(dtype).removeprefix("torch."), longest(config))
+    info = describe(
+        name,
+        fingerprint_of(model, plan)[0],
+        (start, stop),
+        width_of(model),
+        str(dtype).removeprefix("torch."),
+        longest(config),
+    )
     return Body(base, info)
 
 

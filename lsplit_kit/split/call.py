@@ -1,4 +1,4 @@
-"""What one forward call says besides its tensors: pad counts and positions, read before the library turns them into masks."""
+"""What one forward call says besides its tensors: pad counts and positions, read before they become masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refuse(kwargs: dict, config: object) -> None:
     for name in ("output_hidden_states", "output_attentions"):
         if kwargs.get(name) or (kwargs.get(name) is None and getattr(config, name, False)):
             raise UnsupportedOption(
-                f"{name} is not available on a split model: the body's layers are elsewhere, and their states do not cross."
+                f"{name} is not available on a split model: the body's layers are elsewhere, their states do not cross."
             )
 
 
@@ -35,7 +35,9 @@ def read_call(mask: object, position_ids: Tensor | None, batch: int, tokens: int
         counts = (~ones).sum(dim=1)
         left = torch.arange(ones.shape[1])[None] >= counts[:, None]
         if not torch.equal(ones, left):
-            raise UnsupportedOption("Only left padding crosses the wire: this attention mask has holes or right padding.")
+            raise UnsupportedOption(
+                "Only left padding crosses the wire: this attention mask has holes or right padding."
+            )
         pads = counts.tolist() if len(counts) == batch else counts.tolist() * batch
         if any(p >= past + tokens for p in pads):
             raise UnsupportedOption("A row of this batch is padding only; give it at least one token.")

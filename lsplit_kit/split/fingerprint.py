@@ -57,29 +57,39 @@ def _hash(tensor: torch.Tensor) -> str:
     flat = tensor.detach().contiguous().view(-1)
     step, hasher = max(1, _CHUNK // flat.element_size()), hashlib.sha256()
     for start in range(0, flat.numel(), step):  # bytes are viewed, not cast: numpy has no bfloat16
-        hasher.update(memoryview(flat[start:start + step].cpu().view(torch.uint8).numpy()))
+        hasher.update(memoryview(flat[start : start + step].cpu().view(torch.uint8).numpy()))
     return hasher.hexdigest()
 
 
 def layer_of(name: str, layer_prefix: str) -> int | None:
     """Index of the decoder layer that a parameter name belongs to ("model.layers.3.x" -> 3), or None."""
     prefix = layer_prefix.rstrip(".") + "."
-    number = name[len(prefix):].split(".", 1)[0] if name.startswith(prefix) else ""
+    number = name[len(prefix) :].split(".", 1)[0] if name.startswith(prefix) else ""
     return int(number) if number.isdecimal() else None
 
 
-def fingerprint(digests: Mapping[str, str], start: int, stop: int, layer_prefix: str,
-                dtype: torch.dtype | str, config: Any) -> str:
+def fingerprint(
+    digests: Mapping[str, str], start: int, stop: int, layer_prefix: str, dtype: torch.dtype | str, config: Any
+) -> str:
     """SHA-256 (hex) of decoder layers [start, stop): model type, width, cut, number format and weights.
 
     `digests` is by names in the whole model; entries outside the layers do not count. Raises WeightsError
     when a layer of the range has no entry at all.
     """
-    entries = sorted((name, sha) for name, sha in digests.items()
-                     if (layer := layer_of(name, layer_prefix)) is not None and start <= layer < stop)
+    entries = sorted(
+        (name, sha)
+        for name, sha in digests.items()
+        if (layer := layer_of(name, layer_prefix)) is not None and start <= layer < stop
+    )
     missing = set(range(start, stop)) - {layer_of(name, layer_prefix) for name, _ in entries}
     if missing:
         raise WeightsError(f"No digests are known for decoder layer {min(missing)}.")
-    facts = {"model_type": config.model_type, "hidden_size": config.hidden_size, "start": start, "stop": stop,
-             "dtype": str(dtype).removeprefix("torch."), "tensors": entries}
+    facts = {
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "start": start,
+        "stop": stop,
+        "dtype": str(dtype).removeprefix("torch."),
+        "tensors": entries,
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

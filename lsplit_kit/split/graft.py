@@ -1,8 +1,8 @@
 """Graft, never copy: the library's own model object with some sub-modules replaced.
 
 Both sides start from a structural copy that shares every tensor with the model it came from. The local side puts the
-Remote where the body's layers were; the host's side keeps only those layers, runs the same base class on zeros and feeds
-the first of them the tensor that came up. Nothing here re-writes a forward pass.
+Remote where the body's layers were; the host's side keeps only those layers, runs the same base class on zeros and
+feeds the first of them the tensor that came up. Nothing here re-writes a forward pass.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
     kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ()}
     state = {k for k in kinds if not k.endswith("attention") or k.startswith("linear")}
     if getattr(model, "_is_stateful", False) or state:
-        raise UnsupportedModel(f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}): no crop.")
+        raise UnsupportedModel(
+            f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}): no crop."
+        )
     if getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModel(f"{family} shares keys and values between layers on both sides of a cut.")
     base = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
@@ -35,13 +37,15 @@ def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
     for name, child in base.named_children():
         if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers:
             return base, name
-    raise UnsupportedModel(f"{family}: no list of {config.num_hidden_layers} decoder layers found in {type(base).__name__}.")
+    raise UnsupportedModel(
+        f"{family}: no list of {config.num_hidden_layers} decoder layers found in {type(base).__name__}."
+    )
 
 
 def twin(module: nn.Module) -> nn.Module:
     """A structural copy that shares storage: new modules and config, the same tensors.
 
-    `requires_grad` is kept as it was, for torch's matmul folds differently with and without it, which changes last bits.
+    `requires_grad` is kept as it was, for torch's matmul folds differently with and without it: other last bits.
     """
     memo: dict[int, object] = {}
     for p in module.parameters():
@@ -89,7 +93,7 @@ def local_side(model: PreTrainedModel, start: int, stop: int, remote: nn.Module)
 
 
 def reads_tuples(base: nn.Module) -> bool:
-    """Whether the base class takes the first item of what its layers return (annotations of layers are not reliable)."""
+    """Whether the base class takes the first item of what its layers return (their annotations are not reliable)."""
     return re.search(r"(layer_|block_)?outputs?\[0\]", inspect.getsource(type(base).forward)) is not None
 
 

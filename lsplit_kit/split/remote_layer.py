@@ -31,11 +31,13 @@ class NoGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> tuple:
         """UnsupportedOption, always."""
-        raise UnsupportedOption("Gradients do not cross the wire: freeze the head; only the tail of a split model trains.")
+        raise UnsupportedOption(
+            "Gradients do not cross the wire: freeze the head; only the tail of a split model trains."
+        )
 
 
 class Remote(nn.Module):
-    """Sends hidden tensors [B, T, d] to the body and returns what comes back, in the replaced layer's own convention."""
+    """Sends hidden tensors [B, T, d] to the body and returns what comes back, in the replaced layer's convention."""
 
     def __init__(self, link: Link, policy: str, up: str, down: str) -> None:
         super().__init__()
@@ -55,7 +57,11 @@ class Remote(nn.Module):
         self.returns_tuple = returns_tuple
         for name in ("attention_type", "is_sliding", "layer_type"):
             if hasattr(layer, name):
-                setattr(self, name, {"attention_type": "full_attention", "is_sliding": False}.get(name, getattr(layer, name)))
+                setattr(
+                    self,
+                    name,
+                    {"attention_type": "full_attention", "is_sliding": False}.get(name, getattr(layer, name)),
+                )
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> object:
         """One crossing each way; hidden_states [B, T, d] of the new positions."""
@@ -149,4 +155,5 @@ class Remote(nn.Module):
     def extra_repr(self) -> str:
         """What print(model) shows."""
         info = self.link.info
-        return f"layers {info.start}-{info.stop - 1} of {info.model}, policy {self.policy}, {self.up.spec} up, {self.down.spec} down"
+        codecs = f"{self.up.spec} up, {self.down.spec} down"
+        return f"layers {info.start}-{info.stop - 1} of {info.model}, policy {self.policy}, {codecs}"

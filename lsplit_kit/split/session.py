@@ -127,7 +127,9 @@ class Body:
             raise LimitExceeded(f"positions must lie below {self.info.max_tokens}.")
         return rows, pads, torch.tensor(values).reshape(-1, step.tokens)
 
-    def _run(self, s: Session, step: Step, hidden: Tensor, rows: list[int] | None, pads: list[int], at: Tensor | None) -> Tensor:
+    def _run(
+        self, s: Session, step: Step, hidden: Tensor, rows: list[int] | None, pads: list[int], at: Tensor | None
+    ) -> Tensor:
         try:
             self._rewind(s, step.start, rows)
             if s.policy == "kv":

@@ -29,7 +29,9 @@ class SplitMixin:
         """As the library's `generate`; a string or a list of strings gives the reply as text."""
         if isinstance(inputs, (list, tuple)) and not inputs:
             raise UnsupportedOption("Nothing to generate from: the list of prompts is empty.")
-        if not (isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str))):
+        if not (
+            isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str))
+        ):
             return super().generate(inputs, **options)  # type: ignore[misc]
         tok = getattr(self, "lsplit_tokenizer", None)
         if tok is None:
@@ -61,7 +63,8 @@ class SplitMixin:
         self.link.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} split {self.plan} over {getattr(self.link, 'name', 'a link')}\n{self.remote.extra_repr()}"
+        link = getattr(self.link, "name", "a link")
+        return f"{type(self).__name__} split {self.plan} over {link}\n{self.remote.extra_repr()}"
 
     def _repr_html_(self) -> str:
         from html import escape

@@ -64,7 +64,5 @@ def _cell(number: int, unit: str, name: str = "") -> str:
 def reply_html(text: str, status: str, failed: bool = False) -> str:
     """The streamed text and one line of state; both are escaped, because a model may write HTML."""
     tone = "border-left:4px solid #D55E00;padding-left:8px" if failed else ""
-    shown = (
-        f"<pre class='lsplit-reply' style='white-space:pre-wrap;margin:4px 0'>{escape(text)}</pre>" if text else ""
-    )
+    shown = f"<pre class='lsplit-reply' style='white-space:pre-wrap;margin:4px 0'>{escape(text)}</pre>" if text else ""
     return f"{shown}<div class='lsplit-status' role='status' style='{tone}'>{escape(status)}</div>"

@@ -43,7 +43,8 @@ class SplitExplorer(W.VBox):
         self.codecs = tuple(spec or LOSSLESS[self.model.dtype] for spec in pair)
         shape = (1, 1, self.model.config.get_text_config(decoder=True).hidden_size)
         self.up, self.down = (codec_of(spec).payload_bytes(shape) for spec in self.codecs)
-        self._stop, self._thread, self._moving = threading.Event(), None, True
+        self._thread: threading.Thread | None = None
+        self._stop, self._moving = threading.Event(), True
         self._reply = ""
         self._controls(prompt)
         super().__init__([self.slider, self.figure, self.readout, self.prompt,
@@ -92,8 +93,11 @@ class SplitExplorer(W.VBox):
 
     def _slid(self, change: Any) -> None:
         low, high = change["new"]
-        if low == high and change["old"][1] != high:  # the second handle ran into the first: it is held back
-            high = low + 1 if low < self.layers else high
+        if low == high:  # handles that meet leave no body: the one that moved is held back
+            if change["old"][1] != high and low < self.layers:
+                high = low + 1
+            elif low > 0:
+                low = high - 1
         self._move(low, self.layers - high)
 
     def _render(self) -> None:
@@ -144,7 +148,7 @@ class SplitExplorer(W.VBox):
         self._stop.set()
 
     def _work(self, plan: SplitPlan, prompt: str) -> None:
-        from lsplit_kit import split  # the verb: a panel runs the kit the way its reader would
+        from ..face import split  # the verb: a panel runs the kit the way its reader would
 
         from .streaming import Progress, generate
 

@@ -1,4 +1,4 @@
-"""A saved tap: safetensors with the payload bytes of every crossing and a manifest. Neither prompt nor seed is in it."""
+"""A saved tap: safetensors with the payload bytes of every crossing and a manifest. No prompt, no seed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
     from .. import __version__
 
     remote = tap.remote
-    info = remote.link.info  # type: ignore[attr-defined]
+    info = remote.link.info
     manifest = {
         "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
         "model": info.model, "layers": [info.start, info.stop], "width": info.width,
-        "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,  # type: ignore[attr-defined]
+        "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
         "crossings": [c[:10] for c in tap.crossings],
     }  # fmt: skip
     tensors = {
-        f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy()) for i, c in enumerate(tap.crossings) if c.data
+        f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
+        for i, c in enumerate(tap.crossings)
+        if c.data
     }
     save_file(tensors, path, metadata={"lsplit": json.dumps(manifest)})
     if truth is not None:
@@ -91,4 +93,5 @@ class Capture:
 
     def __repr__(self) -> str:
         m, values = self.manifest, sum(math.prod(c.shape) for c in self.crossings if c.codec)
-        return f"Capture of {m['model']} layers {m['layers'][0]}-{m['layers'][1] - 1}: {len(self.crossings)} crossings, {values:,} values"
+        layers = f"{m['layers'][0]}-{m['layers'][1] - 1}"
+        return f"Capture of {m['model']} layers {layers}: {len(self.crossings)} crossings, {values:,} values"

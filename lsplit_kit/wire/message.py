@@ -31,7 +31,7 @@ class Step:
     """One crossing up: new hidden vectors [B, T, d] that begin at position `start` of the session.
 
     rows: source row of every row when the batch was re-ordered since the last step; pads: left-pad count per row (with
-    start 0); positions: empty (counted from the cache), b"p" (counted from the pads) or int32 values as the user gave them.
+    start 0); positions: empty (counted from the cache), b"p" (counted from the pads) or int32 values as given by hand.
     """
 
     step_no: int

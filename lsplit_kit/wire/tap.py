@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..quantization import Encoded
 from .link import Link
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Tapped(Protocol):
     """A split model, as far as a tap is concerned."""
 
-    remote: object
+    remote: Any
 
 
 class Crossing(NamedTuple):
@@ -51,29 +51,40 @@ class Tap:
         self._after: dict[str, tuple[int, int]] | None = None
 
     def __enter__(self) -> Tap:
-        link: Link = self.remote.link  # type: ignore[attr-defined]
+        link: Link = self.remote.link
         self._before = link.counters()
         self._outer = link.on_control
         link.on_control = self._control
-        self.remote.watchers.append(self._watch)  # type: ignore[attr-defined]
+        self.remote.watchers.append(self._watch)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        link: Link = self.remote.link  # type: ignore[attr-defined]
-        self.remote.watchers.remove(self._watch)  # type: ignore[attr-defined]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        link: Link = self.remote.link
+        self.remote.watchers.remove(self._watch)
         link.on_control = self._outer
         self._after = link.counters()
 
-    def _watch(self, slot: object, step: Step, up: Encoded, down: Encoded, done: Exchange, replay: bool) -> None:
-        width = self.remote.value_bytes  # type: ignore[attr-defined]
+    def _watch(self, slot: Any, step: Step, up: Encoded, down: Encoded, done: Exchange, replay: bool) -> None:
+        width = self.remote.value_bytes
         for direction, sent, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
             count = 1
             for n in sent.shape:
                 count *= n
             self.crossings.append(
                 Crossing(
-                    "replay" if replay else "step", slot.session or 0, step.step_no, step.start, direction,  # type: ignore[attr-defined]
-                    sent.shape, sent.spec, count * width, len(sent.payload), frame, sent.payload,
+                    "replay" if replay else "step",
+                    slot.session or 0,
+                    step.step_no,
+                    step.start,
+                    direction,
+                    sent.shape,
+                    sent.spec,
+                    count * width,
+                    len(sent.payload),
+                    frame,
+                    sent.payload,
                 )  # fmt: skip
             )
 
@@ -85,11 +96,13 @@ class Tap:
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) that the stream, and TCP where the kernel tells, counted during the block."""
-        now = self._after if self._after is not None else self.remote.link.counters()  # type: ignore[attr-defined]
-        return {k: (v[0] - self._before.get(k, (0, 0))[0], v[1] - self._before.get(k, (0, 0))[1]) for k, v in now.items()}
+        now = self._after if self._after is not None else self.remote.link.counters()
+        return {
+            k: (v[0] - self._before.get(k, (0, 0))[0], v[1] - self._before.get(k, (0, 0))[1]) for k, v in now.items()
+        }
 
     def ledger(self) -> pd.DataFrame:
-        """One row per crossing: kind, session, step, start, direction, shape, codec, tensor, payload and frame bytes."""
+        """One row per crossing: kind, session, step, start, direction, shape, codec and three byte counts."""
         from .ledger import table
 
         return table(self.crossings)
@@ -107,7 +120,7 @@ class Tap:
         return save(self, Path(path), truth)
 
     def __repr__(self) -> str:
-        steps = sum(c.direction == "up" and not c.codec == "" for c in self.crossings)
+        steps = sum(c.direction == "up" and c.codec != "" for c in self.crossings)
         payload = {d: sum(c.payload for c in self.crossings if c.direction == d) for d in ("up", "down")}
         return f"Tap: {steps} steps, {payload['up']:,} payload bytes up, {payload['down']:,} down"
 

@@ -107,9 +107,7 @@ def press(page, handle, key):
 
 
 def wait_changed(page, name, old):
-    page.wait_for_function(
-        f"() => document.querySelector('#{name}')?.dataset.value !== '{old}'", timeout=20_000
-    )
+    page.wait_for_function(f"() => document.querySelector('#{name}')?.dataset.value !== '{old}'", timeout=20_000)
     return number(page, name)
 
 
@@ -127,9 +125,7 @@ def arrow_keys(page):
 
 
 def wait_status(page, word, timeout=60_000):
-    page.wait_for_function(
-        f"() => document.querySelector('{STATUS}')?.textContent.includes('{word}')", timeout=timeout
-    )
+    page.wait_for_function(f"() => document.querySelector('{STATUS}')?.textContent.includes('{word}')", timeout=timeout)
 
 
 def run_and_cancel(page):

@@ -16,8 +16,6 @@ from .wire.link import InProcess, Link, Loopback
 if TYPE_CHECKING:
     from .remote.host import Host
 
-LOSSLESS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
 
 def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """(model, tokenizer): "smollm2", a "toy-*" name, a folder, or a hub id; raises WeightsError."""
@@ -82,12 +80,10 @@ def split(
     pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise CodecError(f"codec takes one spec or a pair (up, down), got {codec!r}.")
-    lossless = LOSSLESS.get(model.dtype)
-    if lossless is None:
-        raise UnsupportedModel(f"This model computes in {model.dtype}; load it in float32, bfloat16 or float16.")
+    up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(model, plan, body, timeout)
     try:
-        return split_text(model, plan, link, cache, *(lossless if spec is None else spec for spec in pair))
+        return split_text(model, plan, link, cache, up, down)
     except BaseException:
         link.close()
         raise

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError
+from ..errors import CodecError, NonFiniteError
 from .registry import Codec, register
 
 
@@ -48,3 +48,11 @@ class BFloat16(_Cast):
     """Brain float, 16 bits: the range of fp32 with 8 bits of precision."""
 
     dtype = torch.bfloat16
+
+
+def lossless(dtype: torch.dtype) -> str:
+    """The spec that carries a model of this number format without loss; CodecError where there is none."""
+    for name, cls in (("fp32", Float32), ("bf16", BFloat16), ("fp16", Float16)):
+        if cls.dtype is dtype:
+            return name
+    raise CodecError(f"No codec carries {dtype} without loss; load the model in float32, bfloat16 or float16.")

@@ -8,16 +8,15 @@ from typing import Any
 
 import ipywidgets as W
 import plotly.graph_objects as go
-import torch
 import traitlets
 
 from ..figures.stack import stack_alt, stack_figure, stack_png
 from ..quantization import codec as codec_of
+from ..quantization import lossless
 from ..split.graft import decoder_of
 from ..split.plan import SplitPlan
 from .readout import human, readout_html, reply_html, sides
 
-LOSSLESS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 WIDE = {"description_width": "6em"}
 
 
@@ -40,7 +39,7 @@ class SplitExplorer(W.VBox):
         self.layers = len(getattr(base, name))
         self.codec, self.body, self.max_new_tokens = codec, body, max_new_tokens
         pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
-        self.codecs = tuple(spec or LOSSLESS[self.model.dtype] for spec in pair)
+        self.codecs = tuple(spec or lossless(self.model.dtype) for spec in pair)
         shape = (1, 1, self.model.config.get_text_config(decoder=True).hidden_size)
         self.up, self.down = (codec_of(spec).payload_bytes(shape) for spec in self.codecs)
         self._thread: threading.Thread | None = None
@@ -149,7 +148,6 @@ class SplitExplorer(W.VBox):
 
     def _work(self, plan: SplitPlan, prompt: str) -> None:
         from ..face import split  # the verb: a panel runs the kit the way its reader would
-
         from .streaming import Progress, generate
 
         def report(progress: Progress) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import CodecError, FrameError, PlanError, UnsupportedModel, UnsupportedOption
+from .quantization import lossless
 from .split.body import body_of, fingerprint_of
 from .split.plan import SplitPlan
 from .split.text import split_text

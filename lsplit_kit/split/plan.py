@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class SplitPlan:
     """The cuts of a model with n decoder layers: head = layers[:head], body = layers[head:n-tail], tail = the rest.
 
-    Embedding, final norm and LM head always stay local (arXiv 2310.14651, section III). Raises PlanError.
+    Embedding, final norm and LM head always stay local (arXiv 2310.14651). Raises PlanError.
     """
 
     head: int = 2

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from lsplit_kit.errors import WeightsError
-from lsplit_kit.models import convert, fetch, fingerprint
+from lsplit_kit.models import convert, fetch
 from lsplit_kit.models.home import home, models_home, publish
 from lsplit_kit.models.load import align_, load, load_folder
 from lsplit_kit.models.reader import MANIFEST, TensorFolder, read_manifest
 from lsplit_kit.models.toy_tokenizer import VOCABULARY, toy_tokenizer
 from lsplit_kit.models.toys import build_toy, toy_config, toy_folder, toy_names, toy_trait
+from lsplit_kit.split import fingerprint
 
 REPO = Path(__file__).resolve().parents[1]
 

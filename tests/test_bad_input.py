@@ -467,7 +467,7 @@ def tiny_mamba(world):
 
 def gradients(world):
     embeds = torch.randn(1, 3, WIDTH, requires_grad=True)
-    return lk.split(world.model)(inputs_embeds=embeds)
+    lk.split(world.model)(inputs_embeds=embeds).logits.sum().backward()
 
 
 def prompting(prompt):
@@ -502,7 +502,7 @@ FROM_PEOPLE = [
     Row("a number for a model", lambda world: lk.split(3), e.UnsupportedModel),
     Row("a module for a model", lambda world: lk.split(torch.nn.Linear(2, 2)), e.UnsupportedModel),
     Row("a name that is none", lambda world: lk.split("toy-none"), e.WeightsError),
-    Row("double precision", lambda world: lk.split(lk.load("toy-llama", torch.float64)[0]), e.UnsupportedModel),
+    Row("double precision", lambda world: lk.split(lk.load("toy-llama", torch.float64)[0]), e.CodecError),
     Row("encoder-decoder T5", tiny_t5, e.UnsupportedModel),
     Row("encoder-decoder BART", tiny_bart, e.UnsupportedModel),
     Row("state space", tiny_mamba, e.UnsupportedModel),

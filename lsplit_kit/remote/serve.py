@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         threading.Thread(target=_watch_parent, args=(over, os.getppid()), daemon=True).start()
     try:
         check_bind(args.bind, args.allow_remote)
+        if not 0 <= args.port <= 65535:
+            raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
         with redirect_stdout(sys.stderr):  # stdout carries the ready line and nothing else
             import torch
 

@@ -61,6 +61,14 @@ def lab(folder):
             server.wait()
 
 
+ALL_RUN = """() => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  const code = panel.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim());
+  return panel.sessionContext.session.kernel.status === 'idle'
+    && code.every(c => c.model.executionCount && c.model.executionState !== 'running');
+}"""
+
+
 @contextmanager
 def page_of(url, errors):
     """A page with the notebook open; what the console calls an error lands in `errors`."""
@@ -168,11 +176,12 @@ def test_first_notebook(tmp_path):
     shutil.copy(NOTEBOOK, tmp_path / "w.ipynb")
     errors = []
     with lab(tmp_path) as url, page_of(url, errors) as page:
-        up = number(page, "lsplit-up")
-        page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
-            timeout=120_000,
-        )
+        page.wait_for_function(ALL_RUN, timeout=150_000)  # a later cell moves the panel too
+        page.locator(".split-slider").first.scroll_into_view_if_needed()
+        page.wait_for_timeout(1_000)
+        up, thin = number(page, "lsplit-up"), number(page, "lsplit-host-memory")
+        press(page, 0, "Home")  # the notebook leaves a body of one layer
+        assert wait_changed(page, "lsplit-host-memory", thin) > thin
         arrow_keys(page)
         assert number(page, "lsplit-up") == up
         run_and_cancel(page)

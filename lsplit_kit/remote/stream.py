@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rpyc.core.stream import SocketStream
 
@@ -28,7 +31,7 @@ class FastStream(SocketStream):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
-        sock.settimeout(deadline)
+        sock.setblocking(False)  # try first and wait only when there is nothing: half the system calls
 
     def poll(self, timeout: float) -> bool:
         """Say whether bytes can be read; bytes that TLS has already decrypted are invisible to select()."""
@@ -40,44 +43,47 @@ class FastStream(SocketStream):
         end = time.monotonic() + self.deadline if end is None else end
         buffer = bytearray(count)
         view, got = memoryview(buffer), 0
-        try:
+        with self._closing():
             while got < count:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise Stalled("the peer stopped inside a frame")
-                self.sock.settimeout(left)
-                more = self.sock.recv_into(view[got:])
+                try:
+                    more = self.sock.recv_into(view[got:])
+                except BlockingIOError:
+                    self._wait(selectors.EVENT_READ, end, "the peer stopped inside a frame")
+                    continue
                 if not more:
                     raise EOFError("the peer closed the connection")
                 got += more
                 self.rx += more  # counted as they come, so that a broken frame is in the books too
-        except TimeoutError:
-            self.close()
-            raise Stalled("the peer stopped inside a frame") from None
-        except EOFError:
-            self.close()
-            raise
-        except OSError as err:
-            self.close()
-            raise EOFError(str(err)) from None
+                if got < count and time.monotonic() > end:  # a drip-feed never lets us wait
+                    raise Stalled("the peer stopped inside a frame")
         return buffer
 
     def write(self, data: bytes, end: float | None = None) -> None:
         """Write all of `data` before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
         end = time.monotonic() + self.deadline if end is None else end
         view, sent = memoryview(data), 0
-        try:
+        with self._closing():
             while sent < len(data):
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise Stalled("the peer does not take our bytes")
-                self.sock.settimeout(left)
-                more = self.sock.send(view[sent:])
+                try:
+                    more = self.sock.send(view[sent:])
+                except BlockingIOError:
+                    self._wait(selectors.EVENT_WRITE, end, "the peer does not take our bytes")
+                    continue
                 sent += more
                 self.tx += more
-        except TimeoutError:
-            self.close()
-            raise Stalled("the peer does not take our bytes") from None
+
+    def _wait(self, event: int, end: float, complaint: str) -> None:
+        left = end - time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.sock, event)
+            if left <= 0 or not selector.select(left):
+                raise Stalled(complaint)
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Close the stream on any failure; an OSError becomes an EOFError."""
+        try:
+            yield
         except EOFError:
             self.close()
             raise

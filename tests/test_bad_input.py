@@ -559,7 +559,7 @@ def test_what_is_odd_but_right_goes_on(world):
         assert len(link.step(session, THEN).payload) == len(data(1, 1))  # a refused step left the session alone
     split = lk.split(world.model, body=world.host.address)
     for prompt in ("", "Grüße, 世界 🌍", "\u200b\u202e", "a\x00b", "é" * 100):
-        tok = world.model.lsplit_tokenizer
+        tok = world.model.lsplit_tokenizer()
         ids = tok(prompt, return_tensors="pt")["input_ids"]
         expected = world.model.generate(ids, max_new_tokens=3, do_sample=False)[0, ids.shape[1] :]
         options = dict(max_new_tokens=3, do_sample=False)

@@ -284,7 +284,7 @@ def test_load_folder_equals_the_model(own_home, name):
 
 def test_load_sets_the_kits_attributes(llama_folder):
     model, tokenizer = load("toy-llama", torch.bfloat16)
-    assert (model.lsplit_name, model.lsplit_folder, model.lsplit_tokenizer) == ("toy-llama", None, tokenizer)
+    assert (model.lsplit_name, model.lsplit_folder, model.lsplit_tokenizer()) == ("toy-llama", None, tokenizer)
     assert model.dtype == torch.bfloat16
     local, tokenizer = load(llama_folder)
     assert local.lsplit_folder == llama_folder and tokenizer("a").input_ids == toy_tokenizer()("a").input_ids

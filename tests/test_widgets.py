@@ -113,7 +113,7 @@ def test_controls_have_descriptions(panel):
 
 def test_run_gives_the_split_models_reply(panel, toy):
     reply = panel.run(wait=True)
-    tok = toy.lsplit_tokenizer
+    tok = toy.lsplit_tokenizer()
     batch = tok.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True,
                                     return_tensors="pt", return_dict=True)  # fmt: skip
     ids = toy.generate(**batch, max_new_tokens=6, do_sample=False)
@@ -165,7 +165,7 @@ def test_errors_are_one_sentence(toy):
 
 
 def test_no_tokenizer_is_a_sentence(panel, toy):
-    tokenizer, toy.lsplit_tokenizer = toy.lsplit_tokenizer, None
+    tokenizer, toy.lsplit_tokenizer = toy.lsplit_tokenizer, lambda: None
     try:
         panel.run(wait=True)
     finally:

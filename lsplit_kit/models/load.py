@@ -28,7 +28,7 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
     """(model, tokenizer) for a short name, a folder or a hub id; in eval mode, weights 64-byte aligned.
 
     The model carries `lsplit_name`, `lsplit_folder` (None unless it was read from a folder) and
-    `lsplit_tokenizer` (None when a folder has none). Raises WeightsError.
+    `lsplit_tokenizer()`, which gives the tokenizer (None when a folder has none). Raises WeightsError.
     """
     name, folder = os.fspath(name_or_path), None
     if name == SMOLLM2:
@@ -43,8 +43,24 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
         model, tokenizer = _pretrained(str(folder or name), dtype, local=folder is not None)
     model.lsplit_name = name
     model.lsplit_folder = folder
-    model.lsplit_tokenizer = tokenizer
+    model.lsplit_tokenizer = TokenizerAtUse(tokenizer)
     return model, tokenizer
+
+
+class TokenizerAtUse:
+    """A model's tokenizer, or the folder whose tokenizer is read at the first call: its vocabulary costs tens of MB."""
+
+    def __init__(self, tokenizer: Any = None, folder: Path | None = None) -> None:
+        self._tokenizer, self._folder = tokenizer, folder
+
+    def __call__(self) -> Any:
+        """The tokenizer, always the same object; None where a folder has none."""
+        if self._tokenizer is None and self._folder is not None:
+            self._tokenizer = tokenizer_of(str(self._folder))
+        return self._tokenizer
+
+    def __deepcopy__(self, memo: dict) -> TokenizerAtUse:
+        return self  # every copy of a model speaks the same vocabulary
 
 
 def skeleton(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

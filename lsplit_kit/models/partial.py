@@ -13,7 +13,7 @@ from ..split.body import body_of, layer_prefix
 from ..split.plan import SplitPlan
 from ..split.session import Body
 from .convert import smollm2_folder
-from .load import SMOLLM2, fill, skeleton, tokenizer_of
+from .load import SMOLLM2, TokenizerAtUse, fill, skeleton
 from .reader import TensorFolder
 from .toys import toy_folder
 
@@ -41,7 +41,7 @@ def load_local(
     away = tuple(f"{prefix}.{i}." for i in range(start, stop))
     fill(model, folder, dtype, lambda name: not name.startswith(away))
     model.lsplit_name, model.lsplit_folder, model.lsplit_plan = os.fspath(name_or_path), folder, plan
-    model.lsplit_tokenizer = tokenizer_of(str(folder))
+    model.lsplit_tokenizer = TokenizerAtUse(folder=folder)
     model.lsplit_digests = body_digests(TensorFolder(folder), away, dtype)
     return model
 

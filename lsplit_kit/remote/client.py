@@ -8,8 +8,6 @@ import socket
 import threading
 import time
 
-from rpyc.core import consts
-from rpyc.core.protocol import Connection
 from rpyc.utils.factory import connect_channel
 
 from ..errors import (
@@ -24,7 +22,15 @@ from ..errors import (
 from ..wire.link import ControlHook
 from ..wire.message import PROTOCOL, Exchange, HostInfo, Open, Step
 from .address import parse_address
-from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, ProtocolViolation, safe_text
+from .protocol import (
+    CONFIG,
+    MAX_FRAME,
+    LimitedChannel,
+    PrimitiveConnection,
+    PrimitiveService,
+    ProtocolViolation,
+    safe_text,
+)
 from .service import info_from_wire
 from .stream import FastStream, Stalled
 from .token import find_token, prove_to_host
@@ -62,7 +68,7 @@ class RpycLink:
         self._token, self._max_frame = token, max_frame
         self.epoch = 0
         self._lock = threading.Lock()
-        self._conn: Connection | None = None
+        self._conn: PrimitiveConnection | None = None
         self._stream: FastStream | None = None
         self._channel: LimitedChannel | None = None
         self._numbers = itertools.count(1)
@@ -159,9 +165,7 @@ class RpycLink:
             token = self._token if self._token is not None else find_token(*self._where)
             prove_to_host(self._stream, token, wait)
             self._channel = LimitedChannel(self._stream, self._max_frame)
-            self._conn = connect_channel(
-                self._channel, PrimitiveService, CONFIG | {"sync_request_timeout": self.timeout}
-            )
+            self._conn = connect_channel(self._channel, PrimitiveService, CONFIG)
             answer, _, _ = self._call("hello", (PROTOCOL, *versions(), *self._asked), (tuple,))
             self._accept(info_from_wire(answer))
         except AuthError:
@@ -216,7 +220,7 @@ class RpycLink:
         self._channel.until = time.monotonic() + self.timeout
         dirty: str | None = "lost"
         try:
-            value = self._conn.sync_request(consts.HANDLE_CALLATTR, None, name, args, ())
+            value = self._conn.call(name, args)
             if type(value) not in kinds:
                 raise ProtocolViolation(f"{name} was answered with {type(value).__name__}")
             dirty = None

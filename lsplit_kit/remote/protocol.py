@@ -2,8 +2,8 @@
 
 Private rpyc names used here and in server.py (held by a contract test, hence the pin rpyc>=6.0.2,<6.1):
 _protocol, _request_handlers, _handle_ping, _handle_close, _local_root, _box, _unbox, _box_exc, _unbox_exc,
-_dispatch, _seq_request_callback, _cleanup, _closed, _channel, _accept_method, _authenticate_and_serve_client,
-_serve_client.
+_send, _get_seq_id, _dispatch_request, _cleanup, _closed, _channel, _accept_method,
+_authenticate_and_serve_client, _serve_client.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONFIG = dict.fromkeys(
         "bind_threads",
     ),
     False,
-) | {"close_catchall": True, "sync_request_timeout": 60}
+) | {"close_catchall": True}
 
 # These describe one side's own sockets and disk: a peer has no business raising them, nor a path to tell.
 _HOME_ONLY = {"error", "host-unavailable", "host-timeout", "auth", "weights", "capture"}
@@ -115,6 +115,32 @@ class PrimitiveConnection(Connection):
 
     _closed: bool
 
+    def call(self, name: str, args: tuple) -> object:
+        """Ask the host for `name(*args)` and return its answer, the only frame that may come back."""
+        seq = self._get_seq_id()
+        self._send(consts.MSG_REQUEST, seq, (consts.HANDLE_CALLATTR, self._box((None, name, args, ()))))
+        data = self._channel.recv()
+        answered, value = brine.load(data[1:])
+        if data[0] not in (consts.MSG_REPLY, consts.MSG_EXCEPTION) or answered != seq:
+            raise ProtocolViolation("something else than the answer to the question in flight")
+        if data[0] == consts.MSG_EXCEPTION:
+            raise self._unbox_exc(value)
+        return self._unbox(value)
+
+    def answer(self, idle: float) -> bool:
+        """Wait `idle` seconds for a question and answer it; False when none came."""
+        if not self._channel.poll(idle):
+            return False
+        data = self._channel.recv()
+        if data[0] != consts.MSG_REQUEST:
+            raise ProtocolViolation("an answer to a question that was not asked")
+        self._dispatch_request(*brine.load(data[1:]))
+        return True
+
+    def _send(self, msg: int, seq: int, args: object) -> None:
+        """Send at once: a connection belongs to one thread at a time, so rpyc's queue and locks have no work."""
+        self._channel.send(brine.I1.pack(msg) + brine.dump((seq, args)))
+
     def close(self) -> None:
         """Close the socket at once: asking a frozen peer to agree would wait for its answer."""
         if not self._closed:
@@ -135,16 +161,6 @@ class PrimitiveConnection(Connection):
         if _size(result) > self._channel.max_frame:
             raise LimitExceeded(f"The answer is over the frame limit of {self._channel.max_frame:,} bytes.")
         return result
-
-    def _dispatch(self, data: memoryview) -> None:
-        if data[0] == consts.MSG_REQUEST and not self._local_root.WIRE_METHODS:
-            raise ProtocolViolation("the host sent a request; only the local side asks")
-        super()._dispatch(data)
-
-    def _seq_request_callback(self, msg: int, seq: object, is_exc: bool, obj: object) -> None:
-        if type(seq) is not int or seq not in self._request_callbacks:
-            raise ProtocolViolation("an answer to a question that was not asked")
-        super()._seq_request_callback(msg, seq, is_exc, obj)
 
     def _box(self, obj: object) -> tuple[int, object]:
         if not brine.dumpable(obj):

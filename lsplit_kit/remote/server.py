@@ -73,7 +73,7 @@ class StrictServer(ThreadedServer):
         try:
             prove_to_client(stream, self._token, self._handshake)
             conn = connect_channel(channel, self.service, dict(self.protocol_config))
-            while not conn.closed and conn.serve(self._idle):
+            while not conn.closed and conn.answer(self._idle):
                 pass
         except (EOFError, AuthError, OSError) as err:
             log.info("a connection ended: %s", err)

@@ -7,8 +7,6 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rpyc.core.stream import SocketStream
 
@@ -23,7 +21,7 @@ class Stalled(EOFError):
 class FastStream(SocketStream):
     """A socket stream that counts bytes (`tx`, `rx`) and ends every read and write in `deadline` seconds."""
 
-    __slots__ = ("deadline", "rx", "tx")
+    __slots__ = ("_readable", "deadline", "rx", "tx")
 
     def __init__(self, sock: socket.socket, deadline: float = 60.0) -> None:
         super().__init__(sock)
@@ -32,23 +30,31 @@ class FastStream(SocketStream):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
         sock.setblocking(False)  # try first and wait only when there is nothing: half the system calls
+        self._readable = selectors.DefaultSelector()
+        self._readable.register(sock, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Close the socket; a second call does nothing."""
+        self._readable.close()
+        super().close()
 
     def poll(self, timeout: float) -> bool:
         """Say whether bytes can be read; bytes that TLS has already decrypted are invisible to select()."""
         pending = getattr(self.sock, "pending", None)
-        return bool(pending and pending()) or super().poll(timeout)
+        return bool(pending and pending()) or bool(self._readable.select(max(timeout, 0)))
 
     def read(self, count: int, end: float | None = None) -> bytearray:
         """Read exactly `count` bytes before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
         end = time.monotonic() + self.deadline if end is None else end
         buffer = bytearray(count)
         view, got = memoryview(buffer), 0
-        with self._closing():
+        try:
             while got < count:
                 try:
                     more = self.sock.recv_into(view[got:])
                 except BlockingIOError:
-                    self._wait(selectors.EVENT_READ, end, "the peer stopped inside a frame")
+                    if not self.poll(end - time.monotonic()):
+                        raise Stalled("the peer stopped inside a frame") from None
                     continue
                 if not more:
                     raise EOFError("the peer closed the connection")
@@ -56,40 +62,36 @@ class FastStream(SocketStream):
                 self.rx += more  # counted as they come, so that a broken frame is in the books too
                 if got < count and time.monotonic() > end:  # a drip-feed never lets us wait
                     raise Stalled("the peer stopped inside a frame")
+        except (EOFError, OSError) as err:
+            raise self._ended(err) from None
         return buffer
 
     def write(self, data: bytes, end: float | None = None) -> None:
         """Write all of `data` before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
         end = time.monotonic() + self.deadline if end is None else end
         view, sent = memoryview(data), 0
-        with self._closing():
+        try:
             while sent < len(data):
                 try:
                     more = self.sock.send(view[sent:])
                 except BlockingIOError:
-                    self._wait(selectors.EVENT_WRITE, end, "the peer does not take our bytes")
+                    self._wait_for_room(end)
                     continue
                 sent += more
                 self.tx += more
+        except (EOFError, OSError) as err:
+            raise self._ended(err) from None
 
-    def _wait(self, event: int, end: float, complaint: str) -> None:
-        left = end - time.monotonic()
+    def _wait_for_room(self, end: float) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self.sock, event)
-            if left <= 0 or not selector.select(left):
-                raise Stalled(complaint)
+            selector.register(self.sock, selectors.EVENT_WRITE)
+            if not selector.select(max(end - time.monotonic(), 0)):
+                raise Stalled("the peer does not take our bytes")
 
-    @contextmanager
-    def _closing(self) -> Iterator[None]:
-        """Close the stream on any failure; an OSError becomes an EOFError."""
-        try:
-            yield
-        except EOFError:
-            self.close()
-            raise
-        except OSError as err:
-            self.close()
-            raise EOFError(str(err)) from None
+    def _ended(self, err: EOFError | OSError) -> EOFError:
+        """Close the stream after any failure; an OSError becomes an EOFError."""
+        self.close()
+        return err if isinstance(err, EOFError) else EOFError(str(err))
 
     def tcp_info(self) -> tuple[int, int] | None:
         """The kernel's (bytes acknowledged, bytes received) here; None where it does not tell."""

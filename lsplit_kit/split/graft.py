@@ -52,9 +52,6 @@ def twin(module: nn.Module) -> nn.Module:
         memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
     for b in module.buffers():
         memo[id(b)] = b
-    for name in ("lsplit_tokenizer", "tokenizer"):
-        if getattr(module, name, None) is not None:
-            memo[id(getattr(module, name))] = getattr(module, name)
     return copy.deepcopy(module, memo)
 
 

@@ -33,7 +33,7 @@ class SplitMixin:
             isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str))
         ):
             return super().generate(inputs, **options)  # type: ignore[misc]
-        tok = getattr(self, "lsplit_tokenizer", None)
+        tok = getattr(self, "lsplit_tokenizer", lambda: None)()
         if tok is None:
             raise UnsupportedOption("This model came without a tokenizer; pass input_ids, or load it with lk.load().")
         side, tok.padding_side = tok.padding_side, "left"

@@ -155,9 +155,10 @@ class SplitExplorer(W.VBox):
 
         done = Progress(error="The run ended early.")
         try:
+            tokenizer = getattr(self.model, "lsplit_tokenizer", lambda: None)()
             done = generate(
                 lambda: split(self.model, plan, body=self.body, codec=self.codec),
-                getattr(self.model, "lsplit_tokenizer", None), prompt, self.max_new_tokens, self._stop, report,
+                tokenizer, prompt, self.max_new_tokens, self._stop, report,
             )  # fmt: skip
         finally:
             self._reply = done.text

@@ -423,7 +423,7 @@ FROM_HOSTS = [
     Row("an unknown error with ANSI text", bad_host(lambda seq: failure(seq, ANSI, ANSI, ANSI, 0)), e.HostError),
     Row(
         "a failure that tells a path",
-        bad_host(lambda seq: failure(seq, "host-error", "Traceback /root/x.py", "1", 0)),
+        bad_host(lambda seq: failure(seq, "host-error", "Traceback /srv/x.py", "1", 0)),
         e.HostError,
     ),
     Row("an rpyc exception", bad_host(lambda seq: failure(seq, ("builtins", "E"), (), (), "")), e.FrameError),

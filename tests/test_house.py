@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lsplit_kit"
 ROOMS = [
     "errors",
+    "card",
     "quantization",
     "cache",
     "wire",

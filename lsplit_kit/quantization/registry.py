@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..card import Card
 from ..errors import CodecError, NonFiniteError
 
 
@@ -20,8 +21,11 @@ class Encoded(NamedTuple):
     shape: tuple[int, ...]
     payload: bytes
 
+    def __repr__(self) -> str:
+        return f"Encoded(spec={self.spec!r}, shape={self.shape}, payload=<{len(self.payload):,} bytes>)"
 
-class Codec:
+
+class Codec(Card):
     """Base of all codecs: subclasses turn a float tensor [..., d] into bytes and back.
 
     A subclass sets `bits_per_value` and writes `_pack`, `_unpack` and, where scales cross too, `payload_bytes`.
@@ -32,8 +36,13 @@ class Codec:
     def __init__(self, spec: str) -> None:
         self.spec = spec
 
-    def __repr__(self) -> str:
-        return f"codec({self.spec!r}): {self.bits_per_value:g} bits per value"
+    def _card(self) -> tuple[str, dict[str, object]]:
+        # doubling d tells what a value costs apart from what a row costs (its scale)
+        row, two = self.payload_bytes((1, 1, 1024)), self.payload_bytes((1, 1, 2048))
+        return f"codec {self.spec!r}", {
+            "bits per value": f"{self.bits_per_value:g}",
+            "scale bytes per row": 2 * row - two,
+        }
 
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of this shape costs, scales included."""

@@ -10,6 +10,7 @@ import time
 
 from rpyc.utils.factory import connect_channel
 
+from ..card import Card
 from ..errors import (
     AuthError,
     FrameError,
@@ -19,7 +20,7 @@ from ..errors import (
     SessionUnknown,
     VersionMismatch,
 )
-from ..wire.link import ControlHook
+from ..wire.link import ControlHook, about
 from ..wire.message import PROTOCOL, Exchange, HostInfo, Open, Step
 from .address import parse_address
 from .protocol import (
@@ -39,7 +40,7 @@ from .versions import versions
 CONNECT_SECONDS = 5.0
 
 
-class RpycLink:
+class RpycLink(Card):
     """A link to the host at `address` ("rpyc://127.0.0.1:18861"); connects at once, and again when it must.
 
     timeout: seconds for a whole call; fingerprint (hex), start, stop, dtype: what the host must serve (empty
@@ -141,9 +142,9 @@ class RpycLink:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
+    def _card(self) -> tuple[str, dict[str, object]]:
         state = "closed" if self._closed else "connected" if self._conn else "not connected"
-        return f"RpycLink({self.address}, {state})"
+        return f"Link: {self.address}", {"state": state, **about(self.info)}
 
     def _connect(self) -> None:
         if self._closed:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from ..card import Card
 from ..errors import HostTimeout, HostUnavailable
 from .protocol import safe_text
 
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class Host:
+class Host(Card):
     """A running host: `.address` for a link, `.pid`, `.holds` (first layer, last + 1), `.close()`."""
 
     def __init__(self, arguments: list[str], start_seconds: float = 120.0) -> None:
@@ -85,8 +86,11 @@ class Host:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"Host({self.address}, layers [{self.holds[0]}, {self.holds[1]}) of {self.model}, pid {self.pid})"
+    def _card(self) -> tuple[str, dict[str, object]]:
+        return f"Host: {self.address}", {
+            "body": f"layers {self.holds[0]} to {self.holds[1] - 1} of {self.model}",
+            "process": f"{self.pid}, {'running' if self.running else 'ended'}",
+        }
 
 
 def host(

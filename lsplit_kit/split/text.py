@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from ..cache import adopt
+from ..card import Card
 from ..errors import UnsupportedOption
 from ..wire.link import Link
 from .call import read_call, refuse
@@ -19,7 +20,7 @@ from .plan import SplitPlan
 from .remote_layer import Remote
 
 
-class SplitMixin:
+class SplitMixin(Card):
     """What a split model has beside its library class: plan, link, strings for tokens, and a readable repr."""
 
     plan: SplitPlan
@@ -62,14 +63,16 @@ class SplitMixin:
         """End the link to the body; the model cannot run afterwards."""
         self.link.close()
 
-    def __repr__(self) -> str:
-        link = getattr(self.link, "name", "a link")
-        return f"{type(self).__name__} split {self.plan} over {link}\n{self.remote.extra_repr()}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(repr(self))}</p>"
+    def _card(self) -> tuple[str, dict[str, object]]:
+        info, remote = self.link.info, self.remote
+        return f"{type(self).__name__} cut in three", {
+            "local": f"embedding, the first {self.plan.head} and the last {self.plan.tail} layers, norm, LM head",
+            "body": f"layers {info.start} to {info.stop - 1} of {info.model}",
+            "link": getattr(self.link, "address", None) or getattr(self.link, "name", type(self.link).__name__),
+            "up": remote.up.spec,
+            "down": remote.down.spec,
+            "cache": remote.policy,
+        }
 
 
 def split_text(model: PreTrainedModel, plan: SplitPlan, link: Link, policy: str, up: str, down: str) -> PreTrainedModel:

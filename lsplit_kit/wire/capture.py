@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..card import Card
 from ..errors import CaptureError
 from ..quantization import Encoded, codec
-from .tap import Crossing
+from .tap import Crossing, said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,8 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Capture:
+@dataclass(frozen=True, repr=False)
+class Capture(Card):
     """What an observer of the wire has: manifest and crossings."""
 
     manifest: dict
@@ -91,7 +92,11 @@ class Capture:
 
         return table(self.crossings)
 
-    def __repr__(self) -> str:
+    def _card(self) -> tuple[str, dict[str, object]]:
         m, values = self.manifest, sum(math.prod(c.shape) for c in self.crossings if c.codec)
-        layers = f"{m['layers'][0]}-{m['layers'][1] - 1}"
-        return f"Capture of {m['model']} layers {layers}: {len(self.crossings)} crossings, {values:,} values"
+        return f"Capture: {len(self.crossings)} crossings, {values:,} values", {
+            "body": f"layers {m['layers'][0]} to {m['layers'][1] - 1} of {m['model']}",
+            "codecs": f"{m['up']} up, {m['down']} down",
+            "cache": m["policy"],
+            **said(self.crossings),
+        }

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rpyc.core import brine, consts
 
+from ..card import Card
 from .message import Exchange, HostInfo, Open, Step
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
@@ -52,7 +53,12 @@ class Link(Protocol):
         """End the link; a second call does nothing."""
 
 
-class InProcess:
+def about(info: HostInfo) -> dict[str, object]:
+    """What a link's host said of itself, as far as people ask."""
+    return {"body": f"layers {info.start} to {info.stop - 1} of {info.model}", "dtype": info.dtype}
+
+
+class InProcess(Card):
     """The body in this process: payloads are encoded and decoded, nothing is framed (frame bytes are 0)."""
 
     name = "in process"
@@ -79,6 +85,9 @@ class InProcess:
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        return f"Link: {self.name}", about(self.info)
 
 
 class Loopback(InProcess):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..card import Card
 from ..quantization import Encoded
 from .link import Link
 from .message import Exchange, Step
@@ -40,7 +42,7 @@ class Crossing(NamedTuple):
     data: bytes
 
 
-class Tap:
+class Tap(Card):
     """Records every crossing of one split model while its `with` block runs."""
 
     def __init__(self, model: Tapped) -> None:
@@ -119,13 +121,17 @@ class Tap:
 
         return save(self, Path(path), truth)
 
-    def __repr__(self) -> str:
+    def _card(self) -> tuple[str, dict[str, object]]:
         steps = sum(c.direction == "up" and c.codec != "" for c in self.crossings)
-        payload = {d: sum(c.payload for c in self.crossings if c.direction == d) for d in ("up", "down")}
-        return f"Tap: {steps} steps, {payload['up']:,} payload bytes up, {payload['down']:,} down"
+        return f"Tap: {steps} steps", said(self.crossings)
 
-    def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.totals()._repr_html_()}"
+
+def said(crossings: Iterable[Crossing]) -> dict[str, object]:
+    """The three byte counts by direction, as text."""
+    counts = {d: [0, 0, 0] for d in ("up", "down")}
+    for c in crossings:
+        counts[c.direction] = [a + b for a, b in zip(counts[c.direction], (c.tensor, c.payload, c.frame), strict=True)]
+    return {d: f"{t:,} tensor, {p:,} payload, {f:,} frame bytes" for d, (t, p, f) in counts.items()}
 
 
 def tap(model: Tapped) -> Tap:

@@ -70,8 +70,8 @@ def split(
         raise PlanError("Give either a plan or head= and tail=, not both.")
     if plan is not None and not isinstance(plan, SplitPlan):
         raise PlanError(f"plan takes a SplitPlan(head, tail), got {type(plan).__name__}.")
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-        raise UnsupportedOption(f"timeout takes seconds above zero, got {timeout!r}.")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 86_400:
+        raise UnsupportedOption(f"timeout takes seconds above 0 and at most 86,400, got {timeout!r}.")
     kept = getattr(model, "lsplit_plan", None)  # a model of load_local has its cuts already
     if plan is None:
         default = kept or SplitPlan()

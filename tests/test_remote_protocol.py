@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import inspect
 import os
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -178,12 +181,11 @@ def test_private_rpyc_names_are_where_we_left_them():
         "_unbox": ["self", "package"], "_box_exc": ["self", "typ", "val", "tb"],
         "_unbox_exc": ["self", "raw"],
         "_send": ["self", "msg", "seq", "args"], "_get_seq_id": ["self"],
-        "_dispatch_request": ["self", "seq", "raw_args"],
         "_cleanup": ["self", "_anyway"],
     }.items():  # fmt: skip
         assert list(inspect.signature(getattr(Connection, name)).parameters) == args, name
     source = inspect.getsource(Connection)
-    for name in ("_local_root", "_channel", "_closed", "self._send(consts.MSG_REPLY, seq", "self._HANDLERS[handler]"):
+    for name in ("_local_root", "_channel", "_closed", "self._HANDLERS[handler]"):
         assert name in source
     assert issubclass(rpyc.Service._protocol, Connection)
     for name in ("_accept_method", "_authenticate_and_serve_client", "_serve_client"):
@@ -351,11 +353,18 @@ def test_plain_rpyc_client_gets_nothing(server):
     serves(server)
 
 
-def test_silent_stranger_is_sent_away_and_the_house_may_be_full(server):
-    silent = [socket.create_connection((server.host, server.port), 2) for _ in range(3)]
-    time.sleep(0.2)
+def test_the_house_may_be_full_of_clients(server):
+    links = [link_to(server) for _ in range(3)]
     with pytest.raises(errors.HostUnavailable, match="full"):
         link_to(server)
+    for link in links:
+        link.close()
+    serves(server)
+
+
+def test_silent_strangers_take_no_place_and_are_sent_away(server):
+    silent = [socket.create_connection((server.host, server.port), 2) for _ in range(10)]
+    serves(server)
     for sock in silent:
         sock.settimeout(2)
         assert sock.recv(1) == b""  # at the handshake's deadline
@@ -599,6 +608,139 @@ def test_ping_is_answered(server):
     answer = ask(stream, request(consts.HANDLE_PING, ("hello",), seq=7))
     assert answer == (consts.MSG_REPLY, 7, (consts.LABEL_VALUE, "hello"))
     stream.close()
+
+
+# -- what a hostile peer tried ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [(8, (1, b"x" * 300)), (1, (1, b"x" * 300)), (8, b"ab"), (8, (1, None))])
+def test_bytes_become_no_argument_list(server, value):
+    stream = raw(server)
+    kind, _, failure = ask(stream, frame(bytes([consts.MSG_REQUEST]) + brine.dump((3, value))))
+    assert kind == consts.MSG_EXCEPTION and failure[0] in ("frame", "host-error") and "x" * 9 not in failure[1]
+    stream.close()
+    serves(server)
+
+
+@pytest.mark.parametrize("value", [b"ab", (1, 2, 3), (b"a", (8, (1, ()))), (True, (8, (1, ()))), (1, b"ab")])
+def test_a_question_without_its_form_ends_the_connection(server, value):
+    stream = raw(server)
+    with pytest.raises(EOFError):
+        ask(stream, frame(bytes([consts.MSG_REQUEST]) + brine.dump(value)))
+    serves(server)
+
+
+def test_a_refused_request_leaves_nothing_in_memory(server, monkeypatch):
+    """Without the cyclic garbage collector: a kept traceback would hold the frame and its payload."""
+    seen = []
+
+    class Held:
+        pass
+
+    def refuse(self, session, step):
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise errors.CodecError("no")
+
+    monkeypatch.setattr(StubBody, "step", refuse)
+    gc.collect()
+    gc.disable()
+    try:
+        with link_to(server) as link:
+            session = link.open(TERMS)
+            for number in range(3):
+                with pytest.raises(errors.CodecError):
+                    link.step(session, step(number=number))
+            end = time.monotonic() + 5
+            while any(ref() is not None for ref in seen) and time.monotonic() < end:
+                time.sleep(0.01)  # the host's thread lets go a moment after it answered
+        assert len(seen) == 3 and all(ref() is None for ref in seen)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_does_not_share_the_connection(server):
+    link = link_to(server)
+    session = link.open(TERMS)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            link.step(session, step())
+        except errors.SessionUnknown:
+            status = 0 if link.step(link.open(TERMS), step(b"child")).payload == b"child" else 2
+        finally:
+            link.close()
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert link.step(session, step(b"parent")).payload == b"parent" and link.epoch == 0
+    link.close()
+
+
+def test_close_while_dialling_closes(server, monkeypatch):
+    link = link_to(server)
+    link._discard()
+    dial = socket.create_connection
+
+    def closing(*args, **kwargs):
+        link._closed = True
+        return dial(*args, **kwargs)
+
+    monkeypatch.setattr("lsplit_kit.remote.client.socket.create_connection", closing)
+    with pytest.raises(errors.HostUnavailable, match="closed"):
+        link.open(TERMS)
+    assert link._conn is None
+
+
+def test_no_draft_of_a_token_stays_when_the_disk_is_full(homely, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tokens.os, "replace", full)
+    with pytest.raises(OSError, match="space"):
+        tokens.write_token("127.0.0.1", 7, TOKEN)
+    assert not list((homely / "hosts").iterdir())
+
+
+def test_a_host_short_of_descriptors_goes_on(server):
+    listener, short = server.listener, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    class Listener:
+        def __getattr__(self, name):
+            return getattr(listener, name)
+
+        def accept(self):
+            if short:
+                raise short.pop()
+            return listener.accept()
+
+    server.listener = Listener()
+    link_to(server).close()  # what the thread was already waiting for
+    serves(server)
+    assert not short
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9, "1", True, None])
+def test_seconds_are_seconds(server, timeout):
+    with pytest.raises(errors.UnsupportedOption, match="seconds"):
+        link_to(server, timeout=timeout)
+    with pytest.raises(errors.UnsupportedOption, match="seconds"):
+        StrictServer(service_of(StubBody()), TOKEN, idle=timeout)
+    serves(server)
+
+
+@pytest.mark.parametrize("name", ["my..host", "a" * 70])
+def test_a_name_that_no_machine_can_have(name):
+    with pytest.raises(errors.FrameError, match="names no machine"):
+        RpycLink(f"rpyc://{name}:1234", 2, token=TOKEN)
+
+
+def test_what_a_host_calls_itself_cannot_write_on_the_terminal(server, body):
+    body.info = body.info._replace(model="\x1b]0;pwned\x07\x1b[2J\n\n fake")
+    with link_to(server) as link:
+        assert "\x1b" not in repr(link) and "\x07" not in repr(link) and len(repr(link).splitlines()) == 4
 
 
 def test_bind():

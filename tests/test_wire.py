@@ -1,10 +1,14 @@
 """What is counted and what is kept: ledger, socket, capture."""
 
+import sys
+
 import pytest
 import torch
 
 import lsplit_kit as lk
-from lsplit_kit.errors import CaptureError
+from lsplit_kit.errors import CacheMiss, CaptureError, FrameError, NonFiniteError
+from lsplit_kit.split.body import body_of
+from lsplit_kit.wire.message import Open, Step, ints_to_wire
 
 OPTIONS = dict(max_new_tokens=9, min_new_tokens=9, do_sample=False)
 
@@ -93,3 +97,35 @@ def test_a_lost_session_is_replayed_and_shown(toy):
         whole = model(torch.cat([ids, ids[:, :1]], dim=1)).logits[:, -1:]
     assert (ours - whole).abs().max() <= 2e-4
     assert "replay" in set(wire.ledger().kind)
+
+
+def test_a_step_refused_on_its_way_down_leaves_a_session_that_can_be_replayed():
+    """fp16 cannot hold what the body makes of huge values: the gathered rows must not stay gathered."""
+    body = body_of(lk.load("toy-llama")[0], lk.SplitPlan(1, 1))
+    width, fp32 = body.info.width, lk.codec("fp32")
+    hidden = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(0))
+    swap = ints_to_wire([1, 0])
+
+    def fresh():
+        session = body.open(Open("kv", "fp32", "fp16"))
+        body.step(session, Step(1, 0, 2, 2, fp32.encode(hidden[:, :2]).payload))
+        return session
+
+    last = fp32.encode(hidden[:, 2:]).payload
+    expected = body.step(fresh(), Step(2, 2, 2, 1, last, rows=swap))
+    session = fresh()
+    with pytest.raises(NonFiniteError):
+        body.step(session, Step(2, 2, 2, 1, fp32.encode(hidden[:, 2:] * 1e9).payload, rows=swap))
+    with pytest.raises(CacheMiss):
+        body.step(session, Step(3, 2, 2, 1, last, rows=swap))
+    body.step(session, Step(4, 0, 2, 2, fp32.encode(hidden[:, :2]).payload))
+    assert body.step(session, Step(5, 2, 2, 1, last, rows=swap)) == expected
+
+
+@pytest.mark.parametrize("field", ["rows", "pads", "positions"])
+def test_long_control_fields_are_refused_before_they_are_read(field, monkeypatch):
+    body = body_of(lk.load("toy-llama")[0], lk.SplitPlan(1, 1))
+    monkeypatch.setattr(sys.modules[type(body).__module__], "ints_from_wire", None)  # calling it would be the failure
+    session = body.open(Open("kv", "fp32", "fp32"))
+    with pytest.raises(FrameError, match=field):
+        body.step(session, Step(1, 0, 1, 1, bytes(4 * body.info.width), **{field: bytes(1 << 20)}))

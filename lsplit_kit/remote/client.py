@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import threading
 import time
@@ -33,7 +34,7 @@ from .protocol import (
     safe_text,
 )
 from .service import info_from_wire
-from .stream import FastStream, Stalled
+from .stream import FastStream, Stalled, seconds
 from .token import find_token, prove_to_host
 from .versions import versions
 
@@ -63,7 +64,7 @@ class RpycLink(Card):
         max_frame: int = MAX_FRAME,
         on_control: ControlHook | None = None,
     ) -> None:
-        self.address, self.timeout, self.on_control = address, float(timeout), on_control
+        self.address, self.timeout, self.on_control = address, seconds(timeout, "timeout"), on_control
         self._where = parse_address(address)
         self._asked = (fingerprint, -1 if start is None else start, -1 if stop is None else stop, dtype)
         self._token, self._max_frame = token, max_frame
@@ -76,7 +77,7 @@ class RpycLink(Card):
         self._sessions: dict[int, int] = {}  # our number, never used twice -> the host's number on this connection
         self._past, self._past_tcp = (0, 0), (0, 0)
         self._tcp_start = (0, 0)
-        self._closed = False
+        self._closed, self._owner = False, os.getpid()
         with self._lock:
             self._connect()
 
@@ -127,6 +128,8 @@ class RpycLink(Card):
     def close(self) -> None:
         """End the link, and a call in flight in another thread. A second call does nothing."""
         self._closed = True
+        if self._owner != os.getpid() and self._conn is not None:
+            self._forked()
         if self._lock.acquire(blocking=False):
             try:
                 self._discard()
@@ -154,11 +157,16 @@ class RpycLink(Card):
             sock = socket.create_connection(self._where, timeout=wait)
         except TimeoutError:
             raise HostTimeout(f"No host answered at {self.address} within {wait:g} s.") from None
+        except UnicodeError:
+            raise FrameError(f"{safe_text(self.address)!r} names no machine; try rpyc://127.0.0.1:18861.") from None
         except OSError as err:
             raise HostUnavailable(
                 f"No host answers at {self.address} ({err.strerror or err}); start one first."
             ) from None
-        self._stream = FastStream(sock, self.timeout)
+        self._stream, self._owner = FastStream(sock, self.timeout), os.getpid()
+        if self._closed:  # close() came while we dialled
+            self._discard()
+            raise HostUnavailable(f"The link to {self.address} is closed; make a new one.")
         self._tcp_start = self._stream.tcp_info() or (0, 0)
         if self._past_tcp is not None and self._stream.tcp_info() is None:
             self._past_tcp = None
@@ -177,7 +185,7 @@ class RpycLink(Card):
             raise HostTimeout(f"{self.address} did not answer the handshake within {wait:g} s.") from None
         except (EOFError, ConnectionError) as err:
             self._discard("lost")
-            if isinstance(err, LsplitError):
+            if isinstance(err, LsplitError) and type(err) is not HostUnavailable:
                 raise
             raise HostUnavailable(f"{self.address} ended the handshake; it may be full, or no lsplit host.") from None
         except BaseException:
@@ -208,12 +216,20 @@ class RpycLink(Card):
         """Between calls a host is silent: readable bytes mean that it closed the connection."""
         if self._conn is None:
             return
+        if self._owner != os.getpid():  # a fork: two would read each other's answers
+            self._forked()
+            return
         try:
             dead = self._conn.closed or self._channel.poll(0)
         except (EOFError, OSError, ValueError):
             dead = True
         if dead:
             self._discard()
+
+    def _forked(self) -> None:
+        """Let go of the parent's connection without ending it: close() only drops this process's descriptor."""
+        self._owner = os.getpid()
+        self._discard()
 
     def _call(self, name: str, args: tuple, kinds: tuple[type, ...]) -> tuple:
         """Return (value, bytes up, bytes down) of one named call; any doubt about the connection ends it."""

@@ -75,10 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_ready(server, body)), flush=True)
         while worker.is_alive() and not over.wait(0.2):
             pass
+        if not over.is_set():
+            print("The host ended by itself: its listening socket failed.", file=sys.stderr, flush=True)
+            return 1
+    finally:
+        path.unlink(missing_ok=True)  # before the port is free: a successor there writes its own under this name
         server.close()
         worker.join(2)
-    finally:
-        path.unlink(missing_ok=True)
     return 0
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
+import time
 
 from rpyc.utils.factory import connect_channel
 from rpyc.utils.server import ThreadedServer
 
 from ..errors import AuthError
 from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log
-from .stream import FastStream
+from .stream import FastStream, seconds
 from .token import prove_to_client
 
 HANDSHAKE_SECONDS = 5.0
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 
 class StrictServer(ThreadedServer):
@@ -36,6 +39,8 @@ class StrictServer(ThreadedServer):
         deadline: float = 60.0,
         handshake: float = HANDSHAKE_SECONDS,
     ) -> None:
+        for name, value in (("idle", idle), ("deadline", deadline), ("handshake", handshake)):
+            seconds(value, name)
         super().__init__(
             service,
             hostname=hostname,
@@ -45,6 +50,7 @@ class StrictServer(ThreadedServer):
             logger=log,
         )
         self._token, self._slots = token, threading.BoundedSemaphore(max_clients)
+        self._strangers = threading.BoundedSemaphore(max_clients + 64)  # before the proof a place costs a thread only
         self._max_frame, self._idle, self._deadline, self._handshake = max_frame, idle, deadline, handshake
 
     @property
@@ -52,9 +58,18 @@ class StrictServer(ThreadedServer):
         """The address for a link, "rpyc://host:port"."""
         return f"rpyc://[{self.host}]:{self.port}" if ":" in self.host else f"rpyc://{self.host}:{self.port}"
 
+    def accept(self) -> None:
+        """As rpyc's, but a machine short of descriptors makes the next client wait; it does not end the host."""
+        try:
+            super().accept()
+        except EOFError as err:
+            if not (isinstance(err.__context__, OSError) and err.__context__.errno in _PASSING):
+                raise
+            log.warning("no connection could be taken: %s", err.__context__.strerror)
+            time.sleep(0.1)
+
     def _accept_method(self, sock: socket.socket) -> None:
-        if not self._slots.acquire(blocking=False):
-            log.warning("all places are taken; a connection was sent away")
+        if not self._strangers.acquire(blocking=False):
             self.clients.discard(sock)
             sock.close()
             return
@@ -65,13 +80,17 @@ class StrictServer(ThreadedServer):
             super()._authenticate_and_serve_client(sock)
         finally:
             sock.close()
-            self._slots.release()
+            self._strangers.release()
 
     def _serve_client(self, sock: socket.socket, credentials: object) -> None:
         stream = FastStream(sock, self._deadline)
-        channel, conn = LimitedChannel(stream, self._max_frame), None
+        channel, conn, place = LimitedChannel(stream, self._max_frame), None, False
         try:
             prove_to_client(stream, self._token, self._handshake)
+            place = self._slots.acquire(blocking=False)
+            if not place:
+                log.warning("all places are taken; a client was sent away")
+                return
             conn = connect_channel(channel, self.service, dict(self.protocol_config))
             while not conn.closed and conn.answer(self._idle):
                 pass
@@ -83,3 +102,5 @@ class StrictServer(ThreadedServer):
             channel.close()
             if conn is not None:
                 conn.close()
+            if place:
+                self._slots.release()

@@ -149,10 +149,13 @@ def info_from_wire(values: object) -> HostInfo:
     if type(values) is not tuple:
         raise FrameError("The host's hello is not a tuple.")
     _types("The host's hello", values, kinds)
-    info = HostInfo(*values)
+    shown: list[Any] = [safe_text(value) if type(value) is str else value for value in values]
+    info = HostInfo(*shown)
     if len(info.holds) != 2 or any(type(value) is not int for value in info.holds):
         raise FrameError("The host's hello names no range of layers.")
-    return info._replace(codecs=tuple(values[10].split()))
+    if not 0 <= info.start < info.stop:
+        raise FrameError("The host's hello names no layers.")
+    return info._replace(codecs=tuple(map(safe_text, values[10].split())))
 
 
 def _types(what: str, values: tuple, kinds: tuple[type, ...]) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import struct
 import sys
 import time
 
-from rpyc.core.stream import SocketStream
+from rpyc.core.stream import ClosedFile, SocketStream
+
+from ..errors import UnsupportedOption
 
 _LINUX_TCP_INFO = 11
 _ACKED_OFFSET = 120  # struct tcp_info: 8 bytes, 24 uint32, 2 uint64, then bytes_acked and bytes_received
+
+
+MOST_SECONDS = 86_400.0
+
+
+def seconds(value: object, what: str) -> float:
+    """`value` as seconds, above 0 and at most a day; raises UnsupportedOption."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_SECONDS:
+        raise UnsupportedOption(f"{what} takes seconds above 0 and at most {MOST_SECONDS:,.0f}, got {value!r}.")
+    return float(value)
 
 
 class Stalled(EOFError):
@@ -21,11 +34,11 @@ class Stalled(EOFError):
 class FastStream(SocketStream):
     """A socket stream that counts bytes (`tx`, `rx`) and ends every read and write in `deadline` seconds."""
 
-    __slots__ = ("_readable", "deadline", "rx", "tx")
+    __slots__ = ("_owner", "_readable", "deadline", "rx", "tx")
 
     def __init__(self, sock: socket.socket, deadline: float = 60.0) -> None:
         super().__init__(sock)
-        self.deadline, self.tx, self.rx = deadline, 0, 0
+        self.deadline, self.tx, self.rx, self._owner = deadline, 0, 0, os.getpid()
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
@@ -36,6 +49,10 @@ class FastStream(SocketStream):
     def close(self) -> None:
         """Close the socket; a second call does nothing."""
         self._readable.close()
+        forked = self._owner != os.getpid()
+        if forked and not self.closed:  # shutdown() in rpyc's close() would end the parent's
+            self.sock.close()  # type: ignore[has-type]
+            self.sock = ClosedFile  # type: ignore[misc]
         super().close()
 
     def poll(self, timeout: float) -> bool:

@@ -74,16 +74,20 @@ def write_token(host: str, port: int, token: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(token.hex() + "\n")
-    os.replace(draft, path)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(token.hex() + "\n")
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     return path
 
 
 def find_token(host: str, port: int) -> bytes:
     """Return the token for this address from its token file, else from LSPLIT_TOKEN_FILE; raise AuthError."""
     path, elsewhere = token_path(host, port), os.environ.get("LSPLIT_TOKEN_FILE")
-    own = path.exists()
+    own = os.path.exists(path)  # unlike Path.exists, False where the folder may not be read
     if not own and not elsewhere:
         raise AuthError(
             f"No token for {host}:{port}: start the host as this user, or set LSPLIT_TOKEN_FILE to a copy of "

@@ -82,8 +82,7 @@ class Body:
         hidden = session.up.decode(Encoded(session.up.spec, self._shape(step), step.payload), self.dtype)
         rows, pads, positions = self._control(session, step)
         with self._lock, torch.inference_mode():
-            down = self._run(session, step, hidden, rows, pads, positions)
-            payload = session.down.encode(down).payload
+            payload = self._run(session, step, hidden, rows, pads, positions)
         session.last = (step.step_no, digest, payload)
         return payload
 
@@ -103,6 +102,9 @@ class Body:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 
     def _control(self, session: Session, step: Step) -> tuple[list[int] | None, list[int], Tensor | None]:
+        for what, most in (("rows", step.batch), ("pads", step.batch), ("positions", step.batch * step.tokens)):
+            if len(getattr(step, what)) > 4 * most:  # before a list of ints nine times its size is built
+                raise FrameError(f"{what} holds more than {most} numbers.")
         rows = ints_from_wire(step.rows, "rows") if step.rows else None
         if rows is not None and step.start == 0:
             rows = None  # nothing remembered, nothing to gather
@@ -129,7 +131,7 @@ class Body:
 
     def _run(
         self, s: Session, step: Step, hidden: Tensor, rows: list[int] | None, pads: list[int], at: Tensor | None
-    ) -> Tensor:
+    ) -> bytes:
         try:
             self._rewind(s, step.start, rows)
             if s.policy == "kv":
@@ -143,12 +145,13 @@ class Body:
                 if s.policy == "hidden":
                     s.history, s.positions = hidden, at
                     out = out[:, -step.tokens :]
+            payload = s.down.encode(out).payload  # here, because a failure must not leave the rows gathered
         except Exception:
             s.cache = s.history = s.positions = None  # half-written state is no state: the client replays
             s.have = 0
             raise
         s.have, s.batch, s.pads = (0 if s.policy == "none" else step.start + step.tokens), step.batch, pads
-        return out
+        return payload
 
     def _rewind(self, s: Session, start: int, rows: list[int] | None) -> None:
         if start == 0:

@@ -4,6 +4,8 @@ import base64
 import json
 import threading
 import time
+from collections import Counter
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 
 import lsplit_kit as lk
 from lsplit_kit import figures
+from lsplit_kit.figures.style import INK, PAPER
 from lsplit_kit.widgets.readout import human, readout_html, reply_html, sides
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -40,7 +43,7 @@ def test_starts_at_the_plan(panel):
 def test_code_moves_everything(panel, toy):
     panel.head = 3
     assert panel.slider.value == (3, 5)
-    assert [sum(y or 0 for y in trace.y) for trace in panel.figure.data] == [4, 2, 2]
+    assert panel.picture.value.endswith(figures.stack_svg(6, 3, 1, 256, 256))
     assert panel.readout.value == readout_html(lk.SplitPlan(3, 1).table(toy), 256, 256, "fp32", "fp32")
 
 
@@ -88,8 +91,7 @@ def test_every_plan_renders(panel):
 def test_readout_numbers_are_the_table(panel, toy):
     table = panel.plan.table(toy)
     by = sides(table)
-    assert by["host"]["parameters"] == table.loc["body", "parameters"]
-    assert by["local"]["bytes"] == table.loc["head", "bytes"] + table.loc["tail", "bytes"]
+    assert by["local"]["flops_per_token"] == table.flops_per_token["head"] + table.flops_per_token["tail"]
     assert by["local"]["memory_bytes"] == table.loc["head", "memory_bytes"]
     for number in (n for side in by.values() for n in side.values()):
         assert f"data-value='{number}'" in panel.readout.value
@@ -108,7 +110,17 @@ def test_controls_have_descriptions(panel):
     found = [c for c in controls(panel) if "description" in c.trait_names() and c._view_name != "HTMLView"]
     assert len(found) == 4
     assert all(c.description for c in found)
-    assert "split-slider" in panel.slider._dom_classes
+    assert "split-slider" in panel.slider._dom_classes and "split-explorer" in panel._dom_classes
+
+
+def test_a_screen_reader_gets_names_and_one_sentence(panel):
+    assert len(panel.announcer.names) == 2 and panel.announcer in panel.children
+    panel.head = 1
+    assert panel.announcer.said.startswith("Head 1, body 4, tail 1; weights ")
+    assert "aria-live" not in panel.readout.value + panel.output.value
+    panel.run()
+    assert panel.announcer.said.startswith("Done, head 1 / tail 1: ")
+    assert ":focus{outline:" in panel.picture.value
 
 
 def test_run_gives_the_split_models_reply(panel, toy):
@@ -118,10 +130,10 @@ def test_run_gives_the_split_models_reply(panel, toy):
                                     return_tensors="pt", return_dict=True)  # fmt: skip
     ids = toy.generate(**batch, max_new_tokens=6, do_sample=False)
     assert reply == tok.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    # every position crosses once, but the last token, which nobody needs to run
-    crossed = 256 * (ids.shape[1] - 1)
-    tokens = ids.shape[1] - batch["input_ids"].shape[1]
-    assert f"Done, head 2 / tail 1: {tokens} tokens; {crossed:,} payload bytes went up" in panel.output.value
+    prompt = batch["input_ids"].shape[1]
+    tokens, vectors = ids.shape[1] - prompt, ids.shape[1] - 1  # nobody needs to run the last token
+    status = f"Done, head 2 / tail 1: {prompt} prompt + {tokens} new tokens: {vectors} vectors x 256 B up and down."
+    assert status in panel.output.value and "chat template" in panel.output.value
     assert not panel.run_button.disabled and panel.cancel_button.disabled
 
 
@@ -129,7 +141,14 @@ def test_run_button_and_loopback(toy):
     panel = lk.SplitExplorer(toy, body="loopback", max_new_tokens=3)
     panel.run_button.click()
     panel._thread.join(20)
-    assert "Done, head 2 / tail 2: 3 tokens" in panel.output.value
+    assert " + 3 new tokens: " in panel.output.value
+
+
+def test_two_codecs_cost_two_things(toy):
+    panel = lk.SplitExplorer(toy, codec=("int8:token", "fp16"), max_new_tokens=2)
+    panel.run()
+    vectors = int(panel.output.value.split(" vectors")[0].split()[-1])
+    assert f"{vectors} vectors, {vectors * 68:,} B up and {vectors * 128:,} B down" in panel.output.value
 
 
 def test_cancel_stops_early_and_a_new_run_works(toy):
@@ -189,11 +208,13 @@ def test_model_output_is_escaped():
 
 
 def test_bundle_has_widget_picture_and_sentence(panel):
-    bundle = panel._repr_mimebundle_()
+    bundle, metadata = panel._repr_mimebundle_()
+    assert metadata["image/png"]["width"] == 800
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert base64.b64decode(bundle["image/png"]).startswith(PNG)
     assert bundle["text/plain"] == panel.text
-    assert panel.text.endswith(".") and "the head keeps 2 and the tail 1" in panel.text
+    assert panel.text.endswith(".") and "the head keeps 2 and the tail 1" in " ".join(panel.text.split())
+    assert max(map(len, panel.text.splitlines())) <= 72
 
 
 def test_moving_is_quick(panel):
@@ -212,17 +233,30 @@ def test_human(number, unit, words):
     assert human(number, unit) == words
 
 
-@pytest.mark.parametrize("plan", [(30, 2, 2), (30, 0, 0), (6, 0, 5), (2, 1, 0), (1, 0, 0)])
+@pytest.mark.parametrize("plan", [(30, 2, 2), (30, 0, 0), (30, 24, 5), (6, 0, 5), (2, 1, 0), (1, 0, 0)])
 def test_stack(plan):
-    figure = figures.stack_figure(*plan, 2304, 2304)
     layers, head, tail = plan
-    assert [sum(y or 0 for y in t.y) for t in figure.data] == [head + 1, layers - head - tail, tail + 1]
-    assert [t.marker.color for t in figure.data] == ["#0072B2", "#E69F00", "#009E73"]
-    assert len({t.marker.pattern.shape for t in figure.data}) == 3
-    assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
-    picture = figures.stack_png(*plan, 2304, 2304)
-    assert picture.startswith(PNG) and picture == figures.stack_png(*plan, 2304, 2304)
+    drawing = ElementTree.fromstring(figures.stack_svg(*plan, 2304, 2304))
+    rects = [r for r in drawing.iter("rect") if r.get("class")]
+    counts = Counter(r.get("class") for r in rects)
+    assert counts == {"lsplit-head": head + 1, "lsplit-body": layers - head - tail, "lsplit-tail": tail + 1}
+    assert all(r.find("title").text for r in rects) and len(list(drawing.iter("pattern"))) == 3
+    picture = drawing.find("svg")
+    assert picture.get("role") == "img" and picture.get("aria-label") == figures.stack_alt(*plan, 2304, 2304)
+    # The body begins and ends where the slider's handles stand, in percent of the track.
+    xs = [float(r.get("x").rstrip("%")) for r in rects if r.get("class") == "lsplit-body"]
+    assert xs[0] == pytest.approx(100 * (head + 0.06) / layers, abs=0.01)
+    assert xs[-1] == pytest.approx(100 * (layers - tail - 0.94) / layers, abs=0.01)
+    png = figures.stack_png(*plan, 2304, 2304)
+    assert png.startswith(PNG) and png == figures.stack_png(*plan, 2304, 2304)
     assert "2,304 bytes up" in figures.stack_alt(*plan, 2304, 2304)
+
+
+def test_the_stack_says_what_stays_local():
+    drawn = figures.stack_svg(30, 2, 1, 1, 1)
+    for words in ("embedding + 2 layers", "1 layer + norm, LM head", "on the host: 27 layers", "fill='currentColor'"):
+        assert words in drawn
+    assert ">embedding<" in figures.stack_svg(30, 0, 0, 1, 1) and ">norm, LM head<" in figures.stack_svg(30, 0, 0, 1, 1)
 
 
 def test_exactness():
@@ -236,10 +270,23 @@ def test_exactness():
 
 
 def test_show_is_three_things_in_one():
-    shown = figures.show(figures.stack_figure(6, 2, 2, 1, 1), PNG, "A stack of 6 layers.")
-    bundle = shown._repr_mimebundle_()
+    table = pd.DataFrame([[1.0]])
+    picture = figures.exactness_png(table)
+    shown = figures.show(figures.exactness_figure(table), picture, "One plan.")
+    bundle, metadata = shown._repr_mimebundle_()
     assert set(bundle) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
-    assert json.loads(json.dumps(bundle))["text/plain"] == repr(shown) == "A stack of 6 layers."
-    assert "image/png" not in figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
+    assert 2 * metadata["image/png"]["width"] == int.from_bytes(picture[16:20], "big")
+    assert json.loads(json.dumps(bundle))["text/plain"] == repr(shown) == "One plan."
+    bundle, metadata = figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
+    assert "image/png" not in bundle and not metadata
     with pytest.raises(ValueError, match="alt"):
-        figures.show(shown.figure, PNG)
+        figures.show(shown.figure, picture)
+
+
+def test_ink_reads_on_paper():
+    def light(colour):
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+                   for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))  # fmt: skip
+
+    assert (light(PAPER) + 0.05) / (light(INK) + 0.05) >= 4.5

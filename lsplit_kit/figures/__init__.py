@@ -2,8 +2,8 @@
 
 from .exactness import exactness_alt, exactness_figure, exactness_png
 from .show import Shown, show
-from .stack import stack_alt, stack_figure, stack_png
+from .stack import stack_alt, stack_png, stack_svg
 
 __all__ = [
-    "Shown", "exactness_alt", "exactness_figure", "exactness_png", "show", "stack_alt", "stack_figure", "stack_png",
+    "Shown", "exactness_alt", "exactness_figure", "exactness_png", "show", "stack_alt", "stack_png", "stack_svg",
 ]  # fmt: skip

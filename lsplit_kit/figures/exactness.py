@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .style import BODY, GREY, HEAD, layout
+from .style import BODY, HEAD, INK, layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ def exactness_figure(table: pd.DataFrame, what: str = "share of equal tokens") -
 
     values = [[None if math.isnan(v) else float(v) for v in row] for row in table.to_numpy(dtype=float)]
     words = [["" if v is None else f"{v:.3g}" for v in row] for row in values]
+    height, width = 80 + 26 * max(len(table.index), 3), 210 + 44 * len(table.columns)
     figure = go.Figure(
         go.Heatmap(
             x=[str(c) for c in table.columns], y=[str(i) for i in table.index], z=values, text=words,
@@ -27,7 +28,7 @@ def exactness_figure(table: pd.DataFrame, what: str = "share of equal tokens") -
             xgap=2, ygap=2, hoverongaps=False, colorbar={"title": {"text": what, "side": "right"}, "outlinewidth": 0},
             hovertemplate="head %{y}, tail %{x}: %{z:.4g}<extra></extra>",
         ),
-        layout=layout(90 + 40 * max(len(table.index), 3), margin={"l": 70, "r": 10, "t": 10, "b": 60}),
+        layout=layout(height, width=width, margin={"l": 70, "r": 10, "t": 10, "b": 60}),
     )  # fmt: skip
     figure.update_xaxes(title="tail (layers)", type="category", showgrid=False)
     figure.update_yaxes(title="head (layers)", type="category", showgrid=False)
@@ -39,12 +40,12 @@ def exactness_png(table: pd.DataFrame, what: str = "share of equal tokens") -> b
     from .paint import box, canvas, png, text
 
     rows, columns = table.shape
-    cell, left, bottom = (64, 36), 80, 56
+    cell, left, bottom = (44, 26), 80, 56
     image, pen = canvas(left + columns * cell[0] + 20, 30 + rows * cell[1] + bottom)
-    text(pen, left, 14, what, GREY, anchor="lm")
+    text(pen, left, 14, what, INK, anchor="lm")
     for i, head in enumerate(table.index):
         top = 30 + (rows - 1 - i) * cell[1]  # as in the figure, the first row is the lowest
-        text(pen, left - 12, top + cell[1] / 2, str(head), GREY, anchor="rm")
+        text(pen, left - 12, top + cell[1] / 2, str(head), INK, anchor="rm")
         for j in range(columns):
             value = float(table.iloc[i, j])
             if math.isnan(value):
@@ -54,9 +55,9 @@ def exactness_png(table: pd.DataFrame, what: str = "share of equal tokens") -> b
             dark = "white" if value > 0.75 else "black"
             text(pen, x + cell[0] / 2, top + cell[1] / 2, f"{value:.3g}", dark)
     for j, tail in enumerate(table.columns):
-        text(pen, left + (j + 0.5) * cell[0], 30 + rows * cell[1] + 14, str(tail), GREY)
-    text(pen, left + columns * cell[0] / 2, 30 + rows * cell[1] + 38, "tail (layers)", GREY)
-    text(pen, 28, 30 + rows * cell[1] / 2, "head\n(layers)", GREY)
+        text(pen, left + (j + 0.5) * cell[0], 30 + rows * cell[1] + 14, str(tail), INK)
+    text(pen, left + columns * cell[0] / 2, 30 + rows * cell[1] + 38, "tail (layers)", INK)
+    text(pen, 28, 30 + rows * cell[1] / 2, "head\n(layers)", INK)
     return png(image)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .style import PAPER
+
 SCALE = 2  # pixels per unit, so that text stays sharp on screens with many pixels
 
 
 def canvas(width: int, height: int) -> tuple[Any, Any]:
-    """A transparent image of width x height units and its pen; coordinates are units times SCALE."""
-    image = Image.new("RGBA", (width * SCALE, height * SCALE), (0, 0, 0, 0))
+    """A sheet of paper of width x height units and its pen; coordinates are units times SCALE."""
+    image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
     return image, ImageDraw.Draw(image)
 
 
@@ -31,7 +33,7 @@ def text(pen: Any, x: float, y: float, words: str, colour: str, size: int = 13, 
 def box(image: Any, left: float, top: float, right: float, bottom: float, colour: str, pattern: str = "") -> None:
     """A filled box with the hatch that plotly calls "/", "." or "\\\\"."""
     width, height = round((right - left) * SCALE), round((bottom - top) * SCALE)
-    tile = Image.new("RGBA", (width, height), colour)
+    tile = Image.new("RGB", (width, height), colour)
     pen = ImageDraw.Draw(tile)
     step = 6 * SCALE
     if pattern == ".":
@@ -50,3 +52,9 @@ def png(image: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def shown_at(picture: bytes) -> dict[str, int]:
+    """Width and height in units, for a display's metadata; without them a page shows SCALE times as much."""
+    width, height = Image.open(io.BytesIO(picture)).size
+    return {"width": width // SCALE, "height": height // SCALE}

@@ -1,20 +1,41 @@
-"""The stack of layers as a picture: one bar per decoder layer, and the two ends that always stay local."""
+"""The stack of layers as a picture: the body on the upper floor, the host's; head and tail on the lower, the local one.
+
+Both drawings share one geometry: an inset on either side holds the embedding and the norm with the LM head, and the
+decoder layers share the width between, so that a slider with the same insets stands over the cuts.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from html import escape
+from typing import NamedTuple
 
-from .style import COLOURS, GREY, PATTERNS, layout
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from .style import COLOURS, INK, PATTERNS
 
 PLACES = {"head": "local", "body": "host", "tail": "local"}
+INSET, FLOOR, CEILING, TALL, HEIGHT = 96, 90, 26, 36, 168  # pixels: side, top of the local and the host's bars, ...
+LABEL, SECOND = FLOOR + TALL + 18, FLOOR + TALL + 35  # baselines of the two lines under the lower bars
 
 
-def spans(layers: int, head: int, tail: int) -> dict[str, range]:
-    """The places each part takes; -1 is the embedding and `layers` the final norm with the LM head."""
-    return {"head": range(-1, head), "body": range(head, layers - tail), "tail": range(layers - tail, layers + 1)}
+class Bar(NamedTuple):
+    """One bar: its part, what it stands for, and the layer's number (-1: embedding, `layers`: norm and LM head)."""
+
+    part: str
+    name: str
+    place: int
+
+    @property
+    def top(self) -> int:
+        """Pixels from the picture's upper edge."""
+        return CEILING if self.part == "body" else FLOOR
+
+
+def bars(layers: int, head: int, tail: int) -> Iterator[Bar]:
+    """Every bar from left to right."""
+    for place in range(-1, layers + 1):
+        part = "head" if place < head else "body" if place < layers - tail else "tail"
+        name = "embedding" if place < 0 else "norm and LM head" if place == layers else f"decoder layer {place}"
+        yield Bar(part, name, place)
 
 
 def counted(number: int, noun: str = "layer") -> str:
@@ -22,69 +43,108 @@ def counted(number: int, noun: str = "layer") -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def layer_name(place: int, layers: int) -> str:
-    """What stands at a place of the picture."""
-    return "embedding" if place < 0 else "norm and LM head" if place >= layers else f"decoder layer {place}"
+def labels(layers: int, head: int, tail: int) -> dict[str, str]:
+    """What each part holds, in words."""
+    return {
+        "head": "embedding" + (f" + {counted(head)}" if head else ""),
+        "body": counted(layers - head - tail),
+        "tail": (f"{counted(tail)} + " if tail else "") + "norm, LM head",
+    }
 
 
-def stack_figure(layers: int, head: int, tail: int, up: int, down: int) -> go.Figure:
-    """Bars for head, body and tail of a model with `layers` decoder layers; up and down are bytes per token."""
-    import plotly.graph_objects as go
+def stack_svg(layers: int, head: int, tail: int, up: int, down: int) -> str:
+    """The picture as inline SVG in the page's own text colour; widths follow the page, texts keep their size.
 
-    places = list(range(-1, layers + 1))
-    figure = go.Figure(layout=layout(190, barmode="stack", bargap=0.12, showlegend=False))
-    for part, span in spans(layers, head, tail).items():
-        figure.add_bar(
-            name=part, x=places, y=[1 if place in span else None for place in places],
-            marker={"color": COLOURS[part], "line": {"width": 0},
-                    # Without bgcolor the pattern replaces the colour.
-                    "pattern": {"shape": PATTERNS[part], "bgcolor": COLOURS[part], "fgcolor": "white",
-                                "size": 6, "solidity": 0.25}},
-            customdata=[layer_name(place, layers) for place in places],
-            hovertemplate="%{customdata}<extra>" + f"{part}, {PLACES[part]}</extra>",
-        )  # fmt: skip
-    figure.update_xaxes(
-        range=[-1.7, layers + 0.7], fixedrange=True, showgrid=False, zeroline=False, showticklabels=False
+    up and down are payload bytes per token.
+    """
+    mark = f"lsplit-{layers}-{head}-{tail}"
+    said, words = labels(layers, head, tail), escape(stack_alt(layers, head, tail, up, down), quote=True)
+    left, right = 100 * head / layers, 100 * (1 - tail / layers)
+    drawn = "".join(_bar(bar, layers, mark) for bar in bars(layers, head, tail))
+    return (
+        f"<div class='lsplit-stack' style='padding:0 {INSET}px;color:var(--jp-ui-font-color1,inherit)'>"
+        f"<svg role='img' aria-label='{words}' width='100%' height='{HEIGHT}' overflow='visible' fill='currentColor' "
+        "style='display:block;overflow:visible;font:13px var(--jp-ui-font-family,sans-serif)'>"
+        f"<defs>{''.join(_hatch(part, mark) for part in PATTERNS)}</defs>{drawn}"
+        f"<text x='{(left + right) / 2:.3f}%' y='{CEILING - 9}' text-anchor='middle'>"
+        f"<tspan font-weight='bold'>body</tspan>, on the host: {said['body']}</text>"
+        f"{_lines('0%', -INSET, 'start', LABEL, 'head, local side', said['head'])}"
+        f"{_lines('100%', INSET, 'end', LABEL, 'tail, local side', said['tail'])}"
+        f"{_arrow(left, -1)}{_lines(f'{left:.3f}%', -10, 'end', CEILING + 14, f'{up:,} B up', 'per token')}"
+        f"{_arrow(right, 1)}{_lines(f'{right:.3f}%', 10, 'start', CEILING + 14, f'{down:,} B down', 'per token')}"
+        "</svg></div>"
     )
-    figure.update_yaxes(range=[-0.75, 1.65], fixedrange=True, visible=False)
-    figure.update_layout(margin={"l": 30, "r": 30, "t": 4, "b": 4}, **_marks(layers, head, tail, up, down))
-    return figure
 
 
-def _marks(layers: int, head: int, tail: int, up: int, down: int) -> dict[str, Any]:
-    notes = []
-    for part, span in spans(layers, head, tail).items():
-        number = len(span) - (part != "body")
-        notes.append({"x": (span.start + span.stop - 1) / 2, "y": 1.32, "text": f"<b>{part}</b><br>{counted(number)}"})
-    lines = []
-    # Two rows, so that the labels never meet, however thin the body is.
-    ends = (head, -0.2, f"↑ up {up:,} B per token"), (layers - tail, -0.55, f"↓ down {down:,} B per token")
-    for at, y, words in ends:
-        side = "left" if at <= layers / 2 else "right"
-        notes.append({"x": at - 0.5, "y": y, "text": f" {words} ", "xanchor": side})
-        lines.append({"type": "line", "x0": at - 0.5, "x1": at - 0.5, "y0": y - 0.14, "y1": 1.1,
-                      "line": {"color": GREY, "width": 2, "dash": "dot"}})  # fmt: skip
-    return {"annotations": [{"showarrow": False, **note} for note in notes], "shapes": lines}
+def _bar(bar: Bar, layers: int, mark: str) -> str:
+    title = f"<title>{bar.name}: {bar.part}, {PLACES[bar.part]}</title>"
+    look = f"y='{bar.top}' height='{TALL}' fill='url(#{mark}-{bar.part}) {COLOURS[bar.part]}'"
+    if 0 <= bar.place < layers:
+        return (
+            f"<rect class='lsplit-{bar.part}' x='{100 * (bar.place + 0.06) / layers:.3f}%' "
+            f"width='{88 / layers:.3f}%' {look}>{title}</rect>"
+        )
+    x, shift = ("0%", -INSET) if bar.place < 0 else ("100%", 2)
+    return (
+        f"<svg x='{x}' overflow='visible' style='overflow:visible'>"
+        f"<rect class='lsplit-{bar.part}' x='{shift}' width='{INSET - 2}' {look}>{title}</rect></svg>"
+    )
 
 
-def stack_png(layers: int, head: int, tail: int, up: int, down: int) -> bytes:
-    """The same picture as PNG bytes, drawn without a browser."""
+def _hatch(part: str, mark: str) -> str:
+    lines = {"/": "M-1 1l2-2M0 8l8-8M7 9l2-2", "\\": "M-1 7l2 2M0 0l8 8M7-1l2 2"}.get(PATTERNS[part])
+    dots = "<circle cx='4' cy='4' r='1' fill='#fff'/>"
+    inside = f"<path d='{lines}' stroke='#fff' stroke-width='1'/>" if lines else dots
+    return (
+        f"<pattern id='{mark}-{part}' width='8' height='8' patternUnits='userSpaceOnUse'>"
+        f"<rect width='8' height='8' fill='{COLOURS[part]}'/>{inside}</pattern>"
+    )
+
+
+def _lines(x: str, shift: int, anchor: str, y: int, first: str, second: str) -> str:
+    return (
+        f"<svg x='{x}' overflow='visible' style='overflow:visible'><text text-anchor='{anchor}'>"
+        f"<tspan x='{shift}' y='{y}' font-weight='bold'>{first}</tspan>"
+        f"<tspan x='{shift}' dy='17'>{second}</tspan></text></svg>"
+    )
+
+
+def _arrow(percent: float, way: int) -> str:
+    """From the local floor up (-1) or from the host's floor down (1)."""
+    high, low = CEILING + TALL + 2, FLOOR - 2
+    tip, tail = (high, low) if way < 0 else (low, high)
+    back = tip - 8 * way
+    return (
+        f"<svg x='{percent:.3f}%' overflow='visible' style='overflow:visible'><path stroke='currentColor' "
+        f"stroke-width='2' d='M0 {tail}V{back}'/><path d='M0 {tip}L-5 {back}H5Z'/></svg>"
+    )
+
+
+def stack_png(layers: int, head: int, tail: int, up: int, down: int, width: int = 800) -> bytes:
+    """The same picture as PNG bytes, `width` units wide, drawn without a browser."""
     from .paint import SCALE, box, canvas, png, text
 
-    width, edge = 800, 40
-    cell = (width - 2 * edge) / (layers + 2)
-    image, pen = canvas(width, 170)
-    for part, span in spans(layers, head, tail).items():
-        for place in span:
-            left = edge + (place + 1) * cell
-            box(image, left + 0.06 * cell, 44, left + 0.94 * cell, 110, COLOURS[part], PATTERNS[part])
-        number = len(span) - (part != "body")
-        text(pen, edge + (span.start + span.stop + 2) / 2 * cell, 22, f"{part}\n{counted(number)}", GREY)
-    for at, y, words in ((head, 130, f"up {up:,} B per token"), (layers - tail, 154, f"down {down:,} B per token")):
-        x = edge + (at + 1) * cell
-        pen.line([x * SCALE, 40 * SCALE, x * SCALE, (y + 8) * SCALE], fill=GREY, width=2 * SCALE)
-        left = at <= layers / 2
-        text(pen, x + (8 if left else -8), y, words, GREY, anchor="lm" if left else "rm")
+    edge = INSET + 12
+    cell = (width - 2 * edge) / layers
+    image, pen = canvas(width, HEIGHT + 8)
+    for bar in bars(layers, head, tail):
+        left = 12 if bar.place < 0 else edge + (bar.place + 0.06) * cell
+        right = edge - 2 if bar.place < 0 else width - 12 if bar.place == layers else left + 0.88 * cell
+        box(image, left, bar.top, right, bar.top + TALL, COLOURS[bar.part], PATTERNS[bar.part])
+    said = labels(layers, head, tail)
+    middle = edge + (head + layers - tail) / 2 * cell
+    text(pen, middle, CEILING - 12, f"body, on the host: {said['body']}", INK)
+    for x, part, place in ((12, "head", "lm"), (width - 12, "tail", "rm")):
+        text(pen, x, LABEL - 5, f"{part}, local side", INK, anchor=place)
+        text(pen, x, SECOND - 4, said[part], INK, anchor=place)
+    high, low = CEILING + TALL + 2, FLOOR - 2
+    for cut, way, words in ((head, -1, f"{up:,} B up"), (layers - tail, 1, f"{down:,} B down")):
+        at, tip, place = edge + cut * cell, high if way < 0 else low, "rm" if way < 0 else "lm"
+        pen.line([at * SCALE, high * SCALE, at * SCALE, low * SCALE], fill=INK, width=2 * SCALE)
+        corners = ((at, tip), (at - 5, tip - 8 * way), (at + 5, tip - 8 * way))
+        pen.polygon([(x * SCALE, y * SCALE) for x, y in corners], fill=INK)
+        text(pen, at + 10 * way, CEILING + 9, words, INK, anchor=place)
+        text(pen, at + 10 * way, CEILING + 26, "per token", INK, anchor=place)
     return png(image)
 
 

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = (("parameters", "Parameters", ""), ("bytes", "Weights", "B"), ("flops_per_token", "FLOPs per token", "FLOP"))
+PAD = "style='text-align:right;padding:2px 12px'"
+# A keyboard user must see where the handles are and which has the focus, on any page.
+STYLE = (
+    "<style>.split-slider .noUi-handle{box-shadow:0 0 0 2px var(--jp-ui-font-color2,#767676)}"
+    ".split-slider .noUi-handle:focus{outline:3px solid var(--jp-ui-font-color1,#E69F00);outline-offset:3px}</style>"
+)
 
 
 def human(number: float, unit: str) -> str:
@@ -22,31 +27,27 @@ def human(number: float, unit: str) -> str:
 
 
 def sides(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """SplitPlan.table by machine, "local" and "host"; memory is one process per machine, so it is not added up."""
+    """SplitPlan.table by machine, "local" and "host"; memory counts a tensor that head and tail share once."""
     found = {}
     for side, rows in table.groupby("side"):
-        numbers = {column: int(rows[column].sum()) for column, _, _ in ROWS}
-        found[str(side)] = {**numbers, "memory_bytes": int(rows["memory_bytes"].iloc[0])}
+        numbers = {"flops_per_token": rows["flops_per_token"].sum(), "memory_bytes": rows["memory_bytes"].iloc[0]}
+        found[str(side)] = {name: int(number) for name, number in numbers.items()}
     return found
 
 
 def readout_html(table: pd.DataFrame, up: int, down: int, up_codec: str, down_codec: str) -> str:
     """The readout: every number's exact value is in `data-value`; up and down are payload bytes per token."""
     by = sides(table)
-    lines = []
-    for column, label, unit in ROWS:
-        cells = "".join(_cell(by[side][column], unit) for side in ("local", "host"))
-        lines.append(f"<tr><th scope='row'>{label}</th>{cells}</tr>")
-    memory = "".join(_cell(by[s]["memory_bytes"], "B", f"lsplit-{s}-memory") for s in ("local", "host"))
     layers = {part: escape(str(table.loc[part, "layers"])) for part in ("head", "body", "tail")}
-    pad = "style='text-align:right;padding:2px 12px'"
+    memory = "".join(_cell(by[s]["memory_bytes"], "B", f"lsplit-{s}-memory") for s in ("local", "host"))
+    flops = "".join(_cell(by[s]["flops_per_token"], "FLOP") for s in ("local", "host"))
     return (
-        "<div class='lsplit-readout' aria-live='polite' style='line-height:1.5'>"
-        "<table style='border-collapse:collapse'><thead><tr><td></td>"
-        f"<th scope='col' {pad}>Local side</th><th scope='col' {pad}>Host</th></tr></thead><tbody>"
-        f"<tr><th scope='row'>Decoder layers</th><td {pad}>head {layers['head']}, tail {layers['tail']}</td>"
-        f"<td {pad}>body {layers['body']}</td></tr>"
-        f"{''.join(lines)}<tr><th scope='row'>Memory for weights</th>{memory}</tr></tbody></table>"
+        "<div class='lsplit-readout' style='line-height:1.5'><table style='border-collapse:collapse'>"
+        f"<thead><tr><td></td><th scope='col' {PAD}>Local side</th><th scope='col' {PAD}>Host</th></tr></thead><tbody>"
+        f"<tr><th scope='row'>Decoder layers</th><td {PAD}>head {layers['head']}, tail {layers['tail']}</td>"
+        f"<td {PAD}>body {layers['body']}</td></tr>"
+        f"<tr><th scope='row'>Memory for weights</th>{memory}</tr>"
+        f"<tr><th scope='row'>FLOPs per token</th>{flops}</tr></tbody></table>"
         f"<p style='margin:6px 0'>Each token sends <b id='lsplit-up' data-value='{up}'>{up:,}</b> bytes up "
         f"({escape(up_codec)}) and <b id='lsplit-down' data-value='{down}'>{down:,}</b> bytes down "
         f"({escape(down_codec)}).</p></div>"
@@ -55,14 +56,13 @@ def readout_html(table: pd.DataFrame, up: int, down: int, up_codec: str, down_co
 
 def _cell(number: int, unit: str, name: str = "") -> str:
     mark = f" id='{name}'" if name else ""
-    return (
-        f"<td{mark} data-value='{number}' title='{number:,}' style='text-align:right;padding:2px 12px'>"
-        f"{human(number, unit)}</td>"
-    )
+    return f"<td{mark} data-value='{number}' title='{number:,}' {PAD}>{human(number, unit)}</td>"
 
 
-def reply_html(text: str, status: str, failed: bool = False) -> str:
-    """The streamed text and one line of state; both are escaped, because a model may write HTML."""
+def reply_html(text: str, status: str, failed: bool = False, note: str = "") -> str:
+    """The streamed text, one line of state and a note; all are escaped, because a model may write HTML."""
     tone = "border-left:4px solid #D55E00;padding-left:8px" if failed else ""
     shown = f"<pre class='lsplit-reply' style='white-space:pre-wrap;margin:4px 0'>{escape(text)}</pre>" if text else ""
-    return f"{shown}<div class='lsplit-status' role='status' style='{tone}'>{escape(status)}</div>"
+    below = f"<div class='lsplit-note'>{escape(note)}</div>" if note else ""
+    state = f"<div class='lsplit-status' style='{tone}'>{escape(status)}</div>"
+    return f"{shown}<div style='line-height:1.5'>{state}{below}</div>"

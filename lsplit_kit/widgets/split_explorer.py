@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
+import textwrap
 import threading
 from typing import Any
 
 import ipywidgets as W
-import plotly.graph_objects as go
 import traitlets
 
-from ..figures.stack import stack_alt, stack_figure, stack_png
+from ..figures.paint import shown_at
+from ..figures.stack import INSET, stack_alt, stack_png, stack_svg
 from ..quantization import codec as codec_of
 from ..quantization import lossless
 from ..split.graft import decoder_of
 from ..split.plan import SplitPlan
-from .readout import human, readout_html, reply_html, sides
+from .announcer import Announcer
+from .readout import STYLE, human, readout_html, reply_html, sides
 
-WIDE = {"description_width": "6em"}
+# The track begins and ends where the picture's decoder layers do; 14 and 6 pixels are ipywidgets' own margins.
+LEFT = {"description_width": f"{INSET - 14}px"}
+TEMPLATE = "The prompt went through the model's chat template, which adds tokens of its own."
 
 
 class SplitExplorer(W.VBox):
@@ -46,8 +50,9 @@ class SplitExplorer(W.VBox):
         self._stop, self._moving = threading.Event(), True
         self._reply = ""
         self._controls(prompt)
-        super().__init__([self.slider, self.figure, self.readout, self.prompt,
-                          W.HBox([self.run_button, self.cancel_button]), self.output])  # fmt: skip
+        super().__init__([self.slider, self.picture, self.readout, self.prompt,
+                          W.HBox([self.run_button, self.cancel_button]), self.output, self.announcer])  # fmt: skip
+        self.add_class("split-explorer")
         self._moving = False
         self._move(head, tail)
         self.slider.observe(self._slid, "value")
@@ -56,14 +61,15 @@ class SplitExplorer(W.VBox):
     def _controls(self, prompt: str) -> None:
         n = self.layers
         self.slider = W.IntRangeSlider(
-            value=(0, n), min=0, max=n, step=1, description="Two cuts", style=WIDE, continuous_update=True,
-            tooltip="The first handle ends the head, the second one starts the tail", layout={"width": "100%"},
+            value=(0, n), min=0, max=n, step=1, description="Two cuts", style=LEFT, continuous_update=True,
+            readout=False, layout={"width": "auto", "margin": f"2px {INSET - 6}px 2px 0"},
+            tooltip="The first handle ends the head, the second one starts the tail",
         )  # fmt: skip
         self.slider.add_class("split-slider")
-        self.figure = go.FigureWidget(stack_figure(n, 0, 0, self.up, self.down))
-        self.figure._config = {**self.figure._config, "displayModeBar": False, "responsive": True}
+        self.picture = W.HTML(layout={"width": "auto", "margin": "0"})
+        self.announcer = Announcer(names=["First cut: layers of the head", "Second cut: where the tail begins"])
         self.readout = W.HTML()
-        self.prompt = W.Text(value=prompt, description="Prompt", style=WIDE, layout={"width": "100%"})
+        self.prompt = W.Text(value=prompt, description="Prompt", style=LEFT, layout={"width": "auto"})
         self.run_button = W.Button(description="Run", icon="play", button_style="primary",
                                    tooltip="Split the model with this plan and generate")  # fmt: skip
         self.cancel_button = W.Button(description="Cancel", icon="stop", disabled=True,
@@ -107,13 +113,14 @@ class SplitExplorer(W.VBox):
             self.slider.value = (self.head, self.layers - self.tail)
         finally:
             self._moving = False
-        drawn = stack_figure(self.layers, self.head, self.tail, self.up, self.down)
-        with self.figure.batch_update():
-            for old, new in zip(self.figure.data, drawn.data, strict=True):
-                old.y = new.y
-            self.figure.layout.annotations = drawn.layout.annotations
-            self.figure.layout.shapes = drawn.layout.shapes
-        self.readout.value = readout_html(self.plan.table(self.model), self.up, self.down, *self.codecs)
+        table = self.plan.table(self.model)
+        self.picture.value = STYLE + stack_svg(self.layers, self.head, self.tail, self.up, self.down)
+        self.readout.value = readout_html(table, self.up, self.down, *self.codecs)
+        local, host = (human(sides(table)[side]["memory_bytes"], "B") for side in ("local", "host"))
+        body = self.layers - self.head - self.tail
+        self.announcer.said = (
+            f"Head {self.head}, body {body}, tail {self.tail}; weights {local} on the local side, {host} on the host."
+        )
 
     @property
     def plan(self) -> SplitPlan:
@@ -122,11 +129,12 @@ class SplitExplorer(W.VBox):
 
     @property
     def text(self) -> str:
-        """One sentence that describes the state."""
+        """One sentence that describes the state, in lines of at most 72 characters."""
         by = sides(self.plan.table(self.model))
         memory = {side: human(by[side]["memory_bytes"], "B") for side in by}
         said = stack_alt(self.layers, self.head, self.tail, self.up, self.down).removesuffix(".")
-        return f"{said}; the weights take {memory['local']} on the local side and {memory['host']} on the host."
+        said += f"; the weights take {memory['local']} on the local side and {memory['host']} on the host."
+        return textwrap.fill(said, 72)
 
     def run(self, wait: bool = True) -> str:
         """Generate with exactly this plan in a thread; waits for it and returns the reply unless `wait` is False."""
@@ -151,7 +159,8 @@ class SplitExplorer(W.VBox):
         from .streaming import Progress, generate
 
         def report(progress: Progress) -> None:
-            self.output.value = reply_html(progress.text, f"Running {plan}: {progress.traffic}.")
+            note = TEMPLATE if progress.template else ""
+            self.output.value = reply_html(progress.text, f"Running {plan}: {progress.traffic}.", note=note)
 
         done = Progress(error="The run ended early.")
         try:
@@ -164,16 +173,18 @@ class SplitExplorer(W.VBox):
             self._reply = done.text
             state = "Cancelled" if done.cancelled else "Done"
             status = done.error or f"{state}, {plan}: {done.traffic}."
-            self.output.value = reply_html(done.text, status, failed=bool(done.error))
+            note = TEMPLATE if done.template else ""
+            self.output.value = reply_html(done.text, status, failed=bool(done.error), note=note)
+            self.announcer.said = f"{status} {done.text}"
             self.run_button.disabled, self.cancel_button.disabled = False, True
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle or {})
         picture = stack_png(self.layers, self.head, self.tail, self.up, self.down)
         bundle["image/png"] = base64.b64encode(picture).decode("ascii")
         bundle["text/plain"] = self.text
-        return bundle
+        return bundle, {"image/png": shown_at(picture)}
 
 
 def _model(model: Any) -> Any:

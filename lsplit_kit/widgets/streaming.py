@@ -17,20 +17,29 @@ from ..wire.tap import tap
 
 @dataclass
 class Progress:
-    """Where a run stands: text so far, new tokens, payload bytes (up, down), and the error's sentence if any."""
+    """Where a run stands: text so far, prompt and new tokens, vectors that crossed each way, payload bytes (up, down),
+    whether a chat template was put around the prompt, and the error's sentence if any.
+    """
 
     text: str = ""
+    prompt: int = 0
     tokens: int = 0
+    vectors: int = 0
     up: int = 0
     down: int = 0
+    template: bool = False
     cancelled: bool = False
     error: str = ""
 
     @property
     def traffic(self) -> str:
-        """Tokens and bytes so far, in words."""
-        noun = "token" if self.tokens == 1 else "tokens"
-        return f"{self.tokens:,} {noun}; {self.up:,} payload bytes went up, {self.down:,} came down"
+        """Tokens, vectors and bytes so far, in words."""
+        each, rest = divmod(self.up, max(self.vectors, 1))
+        if self.up == self.down and not rest:
+            cost = f"{self.vectors:,} vectors x {each:,} B up and down"
+        else:
+            cost = f"{self.vectors:,} vectors, {self.up:,} B up and {self.down:,} B down"
+        return f"{self.prompt:,} prompt + {self.tokens:,} new tokens: {cost}"
 
 
 class Stop(StoppingCriteria):
@@ -84,12 +93,16 @@ def generate(
     progress, model = Progress(), None
     try:
         batch = encode(tokenizer, prompt)
+        progress.prompt = batch["input_ids"].numel()
+        progress.template = bool(getattr(tokenizer, "chat_template", None))
         model = make()
         with tap(model) as wire:
 
             def note() -> None:
-                for way in ("up", "down"):
-                    setattr(progress, way, sum(c.payload for c in wire.crossings if c.direction == way))
+                steps = [c for c in wire.crossings if c.shape]
+                progress.vectors = sum(c.shape[0] * c.shape[1] for c in steps if c.direction == "up")
+                progress.up = sum(c.payload for c in steps if c.direction == "up")
+                progress.down = sum(c.payload for c in steps if c.direction == "down")
                 report(progress)
 
             with torch.no_grad():

@@ -27,6 +27,17 @@ RUN_ALL = """async () => {
   await window.jupyterapp.commands.execute('notebook:run-all-cells'); }"""
 THEME = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
 STATUS = ".split-output .lsplit-status"
+DRAWN = ".lsplit-stack rect.lsplit-body"
+# How far the handles stand from the picture's cuts (the body's outer edges), in pixels, and the body's layers.
+CUTS = """() => {
+  const box = e => e.getBoundingClientRect(), panel = document.querySelector('.split-explorer');
+  const body = [...panel.querySelectorAll('rect.lsplit-body')].map(box);
+  const gap = body[0].width / 0.88 * 0.06;
+  const handles = [...panel.querySelectorAll('.noUi-handle')].map(e => (box(e).left + box(e).right) / 2);
+  return {off: [handles[0] - body[0].left + gap, handles[1] - body.at(-1).right - gap], layers: body.length,
+          fits: box(panel).right - box(panel.querySelector('rect.lsplit-tail:last-of-type')).right,
+          names: [...panel.querySelectorAll('.noUi-handle')].map(e => e.getAttribute('aria-label'))};
+}"""
 # What Lab itself says on a machine without a network, or about a page icon.
 NOISE = ("favicon", "net::ERR_", "Failed to load resource", "Failed to fetch", "webpack")
 SMALL = """import lsplit_kit as lk
@@ -82,7 +93,7 @@ def page_of(url, errors):
         page.goto(url + "/lab/tree/w.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.evaluate(RUN_ALL)
-        page.wait_for_selector(".js-plotly-plot .bars path", state="attached", timeout=90_000)
+        page.wait_for_selector(DRAWN, state="attached", timeout=90_000)
         page.wait_for_selector(".split-slider .noUi-handle", timeout=60_000)
         yield page
         browser.close()
@@ -147,6 +158,16 @@ def run_and_cancel(page):
     return page.locator(STATUS).first.text_content()
 
 
+def stands_over_the_cuts(page, layers):
+    page.wait_for_function(
+        f"() => document.querySelectorAll('.split-explorer rect.lsplit-body').length === {layers}", timeout=10_000
+    )
+    page.wait_for_timeout(500)  # the handles glide
+    seen = page.evaluate(CUTS)
+    assert max(map(abs, seen["off"])) < 2, seen
+    assert all(seen["names"]), seen
+
+
 def test_small_notebook(tmp_path):
     cells = [nbformat.v4.new_code_cell(SMALL)]
     # Without a kernel named, Lab would ask for one in a dialog and the run would wait for ever.
@@ -157,6 +178,7 @@ def test_small_notebook(tmp_path):
         assert number(page, "lsplit-up") == number(page, "lsplit-down") == 256
         arrow_keys(page)
         assert "body 2" in page.locator(".lsplit-readout").first.text_content()
+        assert page.locator(".lsplit-said").first.text_content().startswith("Head 2, body 2, tail 2;")
         # There the host keeps one layer: a further press must not move anything.
         before = number(page, "lsplit-host-memory")
         press(page, 0, "ArrowRight")
@@ -168,6 +190,15 @@ def test_small_notebook(tmp_path):
         assert run_and_cancel(page).startswith("Cancelled, head 2 / tail 3:")
         assert page.locator(".split-output .lsplit-reply").count() == 1
         screenshots(page, tmp_path, "small")
+        # After a reload the kernel still runs: picture, slider and readout must agree, at any width.
+        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        page.set_viewport_size({"width": 800, "height": 1400})
+        page.reload()
+        page.wait_for_selector(DRAWN, state="attached", timeout=60_000)
+        page.wait_for_selector(".split-slider .noUi-handle[aria-label]", state="attached", timeout=20_000)
+        stands_over_the_cuts(page, 1)
+        assert "body 2" in page.locator(".lsplit-readout").first.text_content()
+        screenshots(page, tmp_path, "small-reloaded")
     assert serious(errors) == []
 
 

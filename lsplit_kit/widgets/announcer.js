@@ -1,0 +1,20 @@
+// ipywidgets gives slider handles no names, and an HTML widget replaces its whole content on every change, which screen
+// readers do not announce. This names the handles of the panel it stands in and keeps one live region.
+function render({ model, el }) {
+  const live = document.createElement("div");
+  live.className = "lsplit-said";
+  live.setAttribute("role", "status");
+  live.setAttribute("aria-live", "polite");
+  live.style.cssText = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
+  el.append(live);
+  const say = () => { live.textContent = model.get("said"); };
+  model.on("change:said", say);
+  const name = (tries) => {
+    const handles = el.closest(".split-explorer")?.querySelectorAll(".split-slider .noUi-handle") ?? [];
+    if (handles.length < 2 && tries > 0) return setTimeout(name, 100, tries - 1);
+    handles.forEach((handle, i) => handle.setAttribute("aria-label", model.get("names")[i]));
+  };
+  name(100);
+  return () => model.off("change:said", say);
+}
+export default { render };

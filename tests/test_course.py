@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lsplit_kit.course import checks, doctor, ex_00
+from lsplit_kit.course.calling import whole
 from lsplit_kit.course.setup import setup
 
 
@@ -64,7 +65,14 @@ def test_verdicts(register, verdict, expected):
     register(lambda a: made(verdict))
     result = checks.check("99.1", 5)
     assert result.status == expected and bool(result) is (expected == "passed")
-    assert ("look at the dtype" in repr(result)) is (expected == "not yet")
+    assert ("look at the dtype" in repr(result)) is (verdict is False)
+
+
+@pytest.mark.parametrize(("number", "hint"), [(0, ""), (1, "look at the dtype"), (2, "count bytes"), (3, "")])
+def test_a_checker_names_the_hint_that_helps(register, number, hint):
+    register(lambda a: checks.Wrong("too few", number))
+    result = checks.check("99.1", 5)
+    assert (result.status, result.message, result.hint) == (checks.NOT_YET, "too few", hint)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +122,50 @@ def test_errors_of_the_learners_own_function_are_quoted(register):
         raise NotImplementedError
 
     assert "your code raised KeyError: 'my mistake'" in repr(checks.check("99.1", wrong))
-    assert status(todo) == status(lambda x: ...) == status(lambda x: None) == checks.NOT_ATTEMPTED
+
+    def empty(x):
+        """Only a docstring."""
+
+    for stub in (todo, empty, lambda x: ..., lambda x: None, lambda x: (1, ...)):
+        assert status(stub) == checks.NOT_ATTEMPTED
     assert status(lambda x: x * x) == checks.PASSED
     assert status(lambda x: x) == status(5) == checks.NOT_YET
+
+
+def test_errors_of_the_learners_own_class_are_quoted(register):
+    class Mine:
+        def __init__(self, x):
+            self.x = x
+
+        def double(self):
+            raise ValueError("my mistake")
+
+    register(lambda kind: kind(2).double() == 4)
+    result = checks.check("99.1", Mine)
+    assert result.message == "your code raised ValueError: my mistake" and result.hint == ""
+
+
+def test_a_missing_return_and_a_wrong_signature_are_named(register):
+    register(lambda f: checks.call(f, 2, torch.zeros(2, 3)) == 4)
+
+    def forgot(x, y):
+        z = x + x  # noqa: F841
+
+    def one(x):
+        return x
+
+    assert checks.check("99.1", forgot).message == "your function returned None; is a `return` missing?"
+    message = checks.check("99.1", one).message
+    assert message.startswith("it was called as one(2, <Tensor of shape (2, 3)>), but it takes (x): ")
+    assert checks.check("99.1", 5).message == "a function was expected, got int"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), (np.int64(3), 3), (torch.tensor(3), 3), (True, None), (3.0, None), ("3", None), (torch.zeros(2), None)],
+)
+def test_whole_numbers(value, expected):
+    assert whole(value) == expected
 
 
 @pytest.mark.parametrize("unknown", ["77.7", 3, None, Hostile, ["00.1"]])
@@ -154,6 +203,7 @@ def test_html_is_escaped(register):
 def test_sample_exercise():
     assert checks.check("00.1", 30)
     assert "more" in checks.check("00.1", 12).message and "whole number" in checks.check("00.1", "30").message
+    assert checks.check("00.1", np.int64(30)) and checks.check("00.1", torch.tensor(30))
     assert "30" not in repr(checks.check("00.1", 12)) + checks.hint("00.1", 2)
 
 

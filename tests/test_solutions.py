@@ -7,6 +7,7 @@ import runpy
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,49 +101,121 @@ def first_only(self, hidden_states, **kwargs):
 
 
 def uncounted(self, hidden_states, **kwargs):
+    hidden_states, _ = self.cross(hidden_states)
     for layer in self.layers:
         hidden_states = layer(hidden_states, **kwargs)
+    return self.cross(hidden_states)[0]
+
+
+def only_counts(self, hidden_states, **kwargs):
+    sent = self.cross(hidden_states)[1]
+    for layer in self.layers:
+        hidden_states = layer(hidden_states, **kwargs)
+    self.up, self.down = self.up + sent, self.down + sent
     return hidden_states
 
 
+def no_way_down(self, hidden_states, **kwargs):
+    hidden_states, sent = self.cross(hidden_states)
+    for layer in self.layers:
+        hidden_states = layer(hidden_states, **kwargs)
+    self.up, self.down = self.up + sent, self.down + sent
+    return hidden_states
+
+
+def not_detached(self, hidden):
+    payload = hidden.numpy().tobytes()
+    return torch.frombuffer(bytearray(payload), dtype=hidden.dtype).reshape(hidden.shape), len(payload)
+
+
+def cloned(self, hidden):
+    return hidden.clone(), 4 * hidden.numel()
+
+
+def nothing_back(self, hidden_states, **kwargs):
+    self.cross(hidden_states)
+
+
+def same_bytes(left, right):
+    return left.contiguous().numpy().tobytes() == right.contiguous().numpy().tobytes()
+
+
+def forgot(prompt, new, width, size):
+    total = (prompt + new - 1) * width * size  # noqa: F841
+
+
+# Exercise, answer, part of the message, the hint that belongs to it (0: none).
 WRONG = [
-    ("00.1", 12, "more layers"),
-    ("00.1", 31, "fewer layers"),
-    ("00.1", "thirty", "whole number"),
-    ("01.1", lk.SplitPlan(head=1, tail=3), "begins at layer 1 and ends with layer 2"),
-    ("01.1", lk.SplitPlan(head=3, tail=3), "no layer"),
-    ("01.1", (1, 2), "SplitPlan was expected"),
-    ("01.2", lambda head, tail, layers: (head, -tail), "counted from the end"),
-    ("01.2", lambda head, tail, layers: (head, layers - tail - 1), "does not select the body"),
-    ("01.2", lambda head, tail, layers: layers, "a pair"),
-    ("01.3", lambda hidden: hidden, "inherits"),
-    ("01.3", lambda: remote(forward=first_only), "not those of the layers"),
-    ("01.3", lambda: remote(forward=drops_kwargs), "keyword arguments"),
-    ("01.3", lambda: remote(forward=uncounted), "too few"),
-    ("01.4", in_place, "original model was changed"),
-    ("01.4", no_remote, "0 Remotes"),
-    ("01.4", one_less, "was given 1 layers"),
-    ("01.4", reversed_body, "logits"),
-    ("01.5", lambda left, right: torch.allclose(left, right), "last bit"),
-    ("01.5", lambda left, right: (left == right).all(), "two shapes"),
-    ("01.5", lambda left, right: left is right, "called different"),
-    ("01.6", lambda prompt, new, width, size: prompt * width * size, "fewer bytes"),
-    ("01.6", lambda prompt, new, width, size: (prompt + new) * width * size, "more bytes"),
-    ("01.6", lambda prompt, new, width, size: 1.5, "whole number"),
-    ("01.7", lambda seen, head, vocabulary: torch.zeros(1, seen.shape[1], dtype=torch.long), "0 of 6"),
-    ("01.7", lambda seen, head, vocabulary: torch.zeros(1, 2), "2 tokens for 6"),
-    ("01.7", lambda seen, head, vocabulary: [1], "tensor of token ids"),
+    ("00.1", 12, "more layers", 1),
+    ("00.1", 31, "fewer layers", 1),
+    ("00.1", "thirty", "whole number", 0),
+    ("01.1", lk.SplitPlan(head=1, tail=3), "begins at layer 1 and ends with layer 2", 1),
+    ("01.1", lk.SplitPlan(head=2, tail=2), "begins at layer 2 and ends with layer 3", 2),
+    ("01.1", lk.SplitPlan(head=3, tail=3), "no layer", 2),
+    ("01.1", (1, 2), "SplitPlan was expected", 0),
+    ("01.2", lambda head, tail, layers: (head, -tail), "counted from the end", 2),
+    ("01.2", lambda head, tail, layers: (head, layers - tail - 1), "does not select the body", 1),
+    ("01.2", lambda head, tail, layers: layers, "a pair", 1),
+    ("01.2", lambda head, tail, layers: ("a", "b"), "two whole numbers", 0),
+    ("01.2", lambda head, tail: (head, -tail), "it takes (head, tail)", 0),
+    ("01.3", lambda hidden: hidden, "inherits", 0),
+    ("01.3", remote(forward=first_only), "not those of the layers", 0),
+    ("01.3", remote(forward=drops_kwargs), "keyword arguments", 2),
+    ("01.3", remote(forward=lambda self, hidden_states: hidden_states), "but it takes (hidden_states)", 0),
+    ("01.3", remote(__init__=lambda self: None), "it was called as Wrong(<ModuleList>)", 0),
+    ("01.3", remote(forward=nothing_back), "forward returned None", 0),
+    ("01.3", remote(forward=uncounted), "too few", 2),
+    ("01.3", remote(forward=only_counts), "ran on the tensor that forward was given", 1),
+    ("01.3", remote(forward=no_way_down), "the layers' own tensor", 1),
+    ("01.3", remote(cross=cloned), "ran on the tensor that forward was given", 1),
+    (
+        "01.3",
+        remote(cross=not_detached),
+        "your code raised RuntimeError: Can't call numpy() on Tensor that requires",
+        0,
+    ),
+    ("01.4", in_place, "original model was changed", 1),
+    ("01.4", no_remote, "0 Remotes", 2),
+    ("01.4", one_less, "was given 1 layers", 2),
+    ("01.4", reversed_body, "logits", 0),
+    ("01.5", lambda left, right: torch.allclose(left, right), "last bit", 1),
+    ("01.5", lambda left, right: bool((left == right).all()), "two shapes", 2),
+    ("01.5", lambda left, right: left is right, "called different", 0),
+    ("01.5", lambda left, right: left == right, "got a tensor of shape (3, 4)", 2),
+    ("01.5", lambda left, right: "yes", "True or False was expected, got str", 0),
+    ("01.5", lambda left, right: left.sum() == right.sum(), "in another order", 2),
+    ("01.5", lambda left, right: bool((left.sort().values == right.sort().values).all()), "two shapes", 2),
+    ("01.5", same_bytes, "two shapes", 2),
+    ("01.6", lambda prompt, new, width, size: prompt * width * size, "fewer bytes", 1),
+    ("01.6", lambda prompt, new, width, size: (prompt + new) * width * size, "more bytes", 2),
+    ("01.6", lambda prompt, new, width, size: 1.5, "whole number", 0),
+    ("01.6", forgot, "is a `return` missing?", 0),
+    ("01.7", lambda seen, head, vocabulary: torch.zeros(1, seen.shape[1], dtype=torch.long), "0 of 6", 1),
+    ("01.7", lambda seen, head, vocabulary: torch.zeros(1, 2), "2 tokens for 6", 2),
+    ("01.7", lambda seen, head, vocabulary: torch.zeros(1, 6), "whole numbers, got a tensor of torch.float32", 0),
+    ("01.7", lambda seen, head, vocabulary: [7, 301, 42, 42, 199, 3], "shape (1, 6), was expected, got shape (6,)", 0),
+    ("01.7", lambda seen, head, vocabulary: "The sea", "tensor of token ids", 0),
+]
+RIGHT = [
+    ("01.2", lambda head, tail, layers: [head, layers - tail]),
+    ("01.5", lambda left, right: left.shape == right.shape and (left == right).all()),
+    ("01.5", lambda left, right: np.array_equal(left, right)),
+    ("01.6", lambda prompt, new, width, size: np.int64((prompt + new - 1) * width * size)),
+    ("01.7", lambda seen, head, vocabulary: [[7, 301, 42, 42, 199, 3]]),
 ]
 
 
-@pytest.mark.parametrize(("id", "answer", "fragment"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
-def test_wrong_answers_get_a_sentence_and_the_first_hint(id, answer, fragment):
-    if id == "01.3" and fragment != "inherits":
-        answer = answer()
+@pytest.mark.parametrize(("id", "answer", "fragment", "hint"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
+def test_wrong_answers_get_a_sentence_and_its_hint(id, answer, fragment, hint):
     result = checks.check(id, answer)
     assert result.status == checks.NOT_YET and fragment in result.message, result
-    assert result.hint == checks.hint(id, 1)
+    assert result.hint == (checks.hint(id, hint) if hint else "")
+
+
+@pytest.mark.parametrize(("id", "answer"), RIGHT)
+def test_right_answers_in_other_clothes_pass(id, answer):
+    assert checks.check(id, answer), checks.check(id, answer)
 
 
 def test_every_exercise_has_a_wrong_answer_here():
-    assert {id for id, _, _ in WRONG} >= {i for p in TUTORIALS for i in checked(p)}
+    assert {id for id, *_ in WRONG} >= {i for p in TUTORIALS for i in checked(p)}

@@ -8,6 +8,9 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
+
+from .calling import NotAttempted, Unfit, blank, fit, idle, own_code
 
 NOT_ATTEMPTED, PASSED, NOT_YET, UNKNOWN = "not attempted", "passed", "not yet", "unknown exercise"
 Checker = Callable[[object], object]
@@ -47,8 +50,11 @@ class Exercise:
     checker: Checker
 
 
-class NotAttempted(Exception):
-    """Raised by `call` when the learner's function is still the stub."""
+class Wrong(NamedTuple):
+    """A checker's verdict: what is wrong, and the number of the hint that helps with just that (0: none does)."""
+
+    message: str
+    hint: int = 0
 
 
 _REGISTRY: dict[str, Exercise] = {}
@@ -60,8 +66,8 @@ def exercise(
 ) -> Callable[[Checker], Checker]:
     """Register the decorated checker for exercise `id`; raises ValueError when another exercise has that id.
 
-    The checker gets the learner's answer. It returns None or True when that is right, a sentence that says
-    what is wrong, or False for "wrong, see the hint". The sentence must not hold the right answer.
+    The checker gets the learner's answer. It returns None or True when that is right, a sentence or a Wrong that
+    says what is wrong, or False for "wrong, see hint 1". The sentence must not hold the right answer.
     """
 
     def register(checker: Checker) -> Checker:
@@ -88,12 +94,15 @@ def exercises() -> dict[str, Exercise]:
 
 
 def call(answer: object, *args: object, **kwargs: object) -> object:
-    """Call the learner's function for a checker; raises NotAttempted when it still returns None or `...`."""
-    if not callable(answer):
-        raise TypeError("a function was expected")
-    value = answer(*args, **kwargs)
-    if value is None or value is ...:
+    """Call the learner's function for a checker; raises NotAttempted when it is still the stub, Unfit when it cannot be
+    called so or returns nothing.
+    """
+    fit(answer, *args, **kwargs)
+    value = answer(*args, **kwargs)  # type: ignore[operator]
+    if blank(value) or (value is None and idle(answer)):
         raise NotAttempted
+    if value is None:
+        raise Unfit("your function returned None; is a `return` missing?")
     return value
 
 
@@ -127,34 +136,27 @@ def _unknown() -> str:
 
 
 def _judge(found: Exercise, answer: object) -> Result:
-    first = found.hints[0] if found.hints else ""
-    if _blank(answer):
+    if answer is None or blank(answer):
         return Result(found.id, NOT_ATTEMPTED)
     try:
         verdict = found.checker(answer)
         if type(verdict) is str:
-            return Result(found.id, NOT_YET, verdict, first)
-        if verdict is None or bool(verdict):
-            return Result(found.id, PASSED)
-        return Result(found.id, NOT_YET, "", first)
+            verdict = Wrong(verdict)
+        elif type(verdict) is not Wrong:
+            if verdict is None or bool(verdict):
+                return Result(found.id, PASSED)
+            verdict = Wrong("", 1)
+        help = found.hints[verdict.hint - 1] if 0 < verdict.hint <= len(found.hints) else ""
+        return Result(found.id, NOT_YET, verdict.message, help)
     except NotAttempted:
         return Result(found.id, NOT_ATTEMPTED)
+    except Unfit as error:
+        return Result(found.id, NOT_YET, str(error))
     except (Exception, SystemExit) as error:
         theirs = _in_answer(error.__traceback__, answer)
         if theirs and isinstance(error, NotImplementedError):
             return Result(found.id, NOT_ATTEMPTED)
-        return Result(found.id, NOT_YET, _sentence(error, theirs, answer), first)
-
-
-def _blank(answer: object) -> bool:
-    if answer is None or answer is ...:
-        return True
-    parts: list[object] = []
-    if type(answer) in (tuple, list):
-        parts = list(answer)  # type: ignore[call-overload]
-    elif type(answer) is dict:
-        parts = list(answer.values())
-    return any(part is ... for part in parts)
+        return Result(found.id, NOT_YET, _sentence(error, theirs, answer))
 
 
 def _sentence(error: BaseException, theirs: bool, answer: object) -> str:
@@ -170,9 +172,9 @@ def _sentence(error: BaseException, theirs: bool, answer: object) -> str:
 
 
 def _in_answer(traceback: TracebackType | None, answer: object) -> bool:
-    code = getattr(answer, "__code__", None) if callable(answer) else None
+    theirs = own_code(answer)
     while traceback is not None:
-        if code is not None and traceback.tb_frame.f_code is code:
+        if traceback.tb_frame.f_code in theirs:
             return True
         traceback = traceback.tb_next
     return False

@@ -56,33 +56,33 @@ class Board:
 
 
 def picture() -> Image.Image:
-    """The whole picture, 880 x 400 README pixels."""
-    board = Board(880, 400)
-    board.box(20, 210, 840, 176, PALE_BLUE, BLUE)
-    board.text(440, 366, "local side: your machine", 16, BLUE)
-    board.box(230, 14, 420, 118, PALE_ORANGE, ORANGE, dashed=True)
-    board.text(440, 34, "host: another process or machine", 16, "#8a5a00")
-    board.box(270, 54, 340, 60, PAPER, ORANGE)
-    board.text(440, 84, "body\nthe decoder layers in between", 15)
-    for x, w, said in ((40, 92, "prompt"), (168, 170, "head\nembedding and\nfirst layers"),
-                       (542, 170, "tail\nlast layers, norm\nand LM head"), (748, 92, "next\ntoken")):  # fmt: skip
-        board.box(x, 246, w, 84, PAPER, BLUE)
-        board.text(x + w // 2, 288, said, 15)
-    board.arrow([(132, 288), (168, 288)], INK)
-    board.arrow([(712, 288), (748, 288)], INK)
-    board.arrow([(304, 246), (304, 114)], GREEN)
-    board.arrow([(576, 114), (576, 246)], GREEN)
-    board.text(218, 170, "up: one hidden vector\nper new token", 14, "#00664c")
-    board.text(664, 170, "down: one hidden vector\nper new token", 14, "#00664c")
+    """The whole picture, 880 x 470 README pixels; its paper is white, so that it reads on a dark page too."""
+    board = Board(880, 470)
+    board.box(20, 264, 840, 192, PALE_BLUE, BLUE)
+    board.text(440, 436, "local side: your machine", 20, BLUE)
+    board.box(216, 14, 448, 134, PALE_ORANGE, ORANGE, dashed=True)
+    board.text(440, 38, "host: another process or machine", 20, "#8a5a00")
+    board.box(256, 60, 368, 72, PAPER, ORANGE)
+    board.text(440, 96, "body\nthe decoder layers in between", 19)
+    for x, w, said in ((36, 98, "prompt"), (166, 182, "head\nembedding and\nfirst layers"),
+                       (532, 182, "tail\nlast layers, norm\nand LM head"), (746, 98, "next\ntoken")):  # fmt: skip
+        board.box(x, 296, w, 96, PAPER, BLUE)
+        board.text(x + w // 2, 344, said, 19)
+    board.arrow([(134, 344), (166, 344)], INK)
+    board.arrow([(714, 344), (746, 344)], INK)
+    board.arrow([(296, 296), (296, 132)], GREEN)
+    board.arrow([(584, 132), (584, 296)], GREEN)
+    board.text(184, 206, "up: one hidden vector\nper position", 18, "#00664c")
+    board.text(706, 206, "down: one hidden vector\nper position", 18, "#00664c")
     board.text(
         440,
-        172,
-        "observers: the host, and\nwhoever watches the link. With\n"
-        "public weights they can read\nthe prompt out of both.",
-        13,
+        206,
+        "observers: the host, and who\nwatches the link. With the head's\n"
+        "public weights they can read the\nprompt from what goes up.",
+        16,
         RED,
     )
-    board.arrow([(794, 330), (794, 346), (86, 346), (86, 330)], INK)
+    board.arrow([(795, 392), (795, 410), (85, 410), (85, 392)], INK)
     return board.image
 
 

@@ -273,12 +273,11 @@ def test_show_is_three_things_in_one():
     table = pd.DataFrame([[1.0]])
     picture = figures.exactness_png(table)
     shown = figures.show(figures.exactness_figure(table), picture, "One plan.")
-    bundle, metadata = shown._repr_mimebundle_()
+    bundle = shown._repr_mimebundle_()
     assert set(bundle) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
-    assert 2 * metadata["image/png"]["width"] == int.from_bytes(picture[16:20], "big")
+    assert int.from_bytes(figures.exactness_png(pd.DataFrame(np.eye(6)))[20:24], "big") < 300  # pixels high
     assert json.loads(json.dumps(bundle))["text/plain"] == repr(shown) == "One plan."
-    bundle, metadata = figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
-    assert "image/png" not in bundle and not metadata
+    assert "image/png" not in figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
     with pytest.raises(ValueError, match="alt"):
         figures.show(shown.figure, picture)
 

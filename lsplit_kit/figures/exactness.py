@@ -58,7 +58,7 @@ def exactness_png(table: pd.DataFrame, what: str = "share of equal tokens") -> b
         text(pen, left + (j + 0.5) * cell[0], 30 + rows * cell[1] + 14, str(tail), INK)
     text(pen, left + columns * cell[0] / 2, 30 + rows * cell[1] + 38, "tail (layers)", INK)
     text(pen, 28, 30 + rows * cell[1] / 2, "head\n(layers)", INK)
-    return png(image)
+    return png(image, small=True)  # beside a plotly figure, Lab shows it pixel by pixel
 
 
 def _shade(value: float) -> str:

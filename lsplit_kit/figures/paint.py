@@ -47,8 +47,10 @@ def box(image: Any, left: float, top: float, right: float, bottom: float, colour
     image.paste(tile, (round(left * SCALE), round(top * SCALE)))
 
 
-def png(image: Any) -> bytes:
-    """The image as PNG bytes."""
+def png(image: Any, small: bool = False) -> bytes:
+    """The image as PNG bytes; `small` has one pixel for each unit, for pages that show every pixel."""
+    if small:
+        image = image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -19,18 +19,14 @@ class Shown:
     def __repr__(self) -> str:
         return self.alt
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        from .paint import shown_at
-
-        metadata: dict[str, Any] = {}
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle: dict[str, Any] = {
             "application/vnd.plotly.v1+json": json.loads(self.figure.to_json()),
             "text/plain": self.alt,
         }
         if self.png is not None:
             bundle["image/png"] = base64.b64encode(self.png).decode("ascii")
-            metadata["image/png"] = shown_at(self.png)
-        return bundle, metadata
+        return bundle
 
 
 def show(figure: go.Figure, png: bytes | None = None, alt: str = "") -> Shown:

@@ -14,6 +14,7 @@ from .style import COLOURS, INK, PATTERNS
 
 PLACES = {"head": "local", "body": "host", "tail": "local"}
 INSET, FLOOR, CEILING, TALL, HEIGHT = 96, 90, 26, 36, 168  # pixels: side, top of the local and the host's bars, ...
+ASIDE = 4  # pixels that the arrows stand outside the cuts, so that those of a thin body do not meet
 LABEL, SECOND = FLOOR + TALL + 18, FLOOR + TALL + 35  # baselines of the two lines under the lower bars
 
 
@@ -113,10 +114,10 @@ def _arrow(percent: float, way: int) -> str:
     """From the local floor up (-1) or from the host's floor down (1)."""
     high, low = CEILING + TALL + 2, FLOOR - 2
     tip, tail = (high, low) if way < 0 else (low, high)
-    back = tip - 8 * way
+    x, back = ASIDE * way, tip - 8 * way
     return (
         f"<svg x='{percent:.3f}%' overflow='visible' style='overflow:visible'><path stroke='currentColor' "
-        f"stroke-width='2' d='M0 {tail}V{back}'/><path d='M0 {tip}L-5 {back}H5Z'/></svg>"
+        f"stroke-width='2' d='M{x} {tail}V{back}'/><path d='M{x} {tip}L{x - 5} {back}h10Z'/></svg>"
     )
 
 
@@ -139,12 +140,12 @@ def stack_png(layers: int, head: int, tail: int, up: int, down: int, width: int 
         text(pen, x, SECOND - 4, said[part], INK, anchor=place)
     high, low = CEILING + TALL + 2, FLOOR - 2
     for cut, way, words in ((head, -1, f"{up:,} B up"), (layers - tail, 1, f"{down:,} B down")):
-        at, tip, place = edge + cut * cell, high if way < 0 else low, "rm" if way < 0 else "lm"
+        at, tip, place = edge + cut * cell + ASIDE * way, high if way < 0 else low, "rm" if way < 0 else "lm"
         pen.line([at * SCALE, high * SCALE, at * SCALE, low * SCALE], fill=INK, width=2 * SCALE)
         corners = ((at, tip), (at - 5, tip - 8 * way), (at + 5, tip - 8 * way))
         pen.polygon([(x * SCALE, y * SCALE) for x, y in corners], fill=INK)
-        text(pen, at + 10 * way, CEILING + 9, words, INK, anchor=place)
-        text(pen, at + 10 * way, CEILING + 26, "per token", INK, anchor=place)
+        text(pen, at + 6 * way, CEILING + 9, words, INK, anchor=place)
+        text(pen, at + 6 * way, CEILING + 26, "per token", INK, anchor=place)
     return png(image)
 
 

@@ -56,7 +56,7 @@ def readout_html(table: pd.DataFrame, up: int, down: int, up_codec: str, down_co
 
 def _cell(number: int, unit: str, name: str = "") -> str:
     mark = f" id='{name}'" if name else ""
-    return f"<td{mark} data-value='{number}' title='{number:,}' {PAD}>{human(number, unit)}</td>"
+    return f"<td{mark} data-value='{number}' title='{number:,}' {PAD}>{human(number, unit).replace(' ', '&nbsp;')}</td>"
 
 
 def reply_html(text: str, status: str, failed: bool = False, note: str = "") -> str:

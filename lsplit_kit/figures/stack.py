@@ -13,9 +13,9 @@ from typing import NamedTuple
 from .style import COLOURS, INK, PATTERNS
 
 PLACES = {"head": "local", "body": "host", "tail": "local"}
-INSET, FLOOR, CEILING, TALL, HEIGHT = 96, 90, 26, 36, 168  # pixels: side, top of the local and the host's bars, ...
+INSET, FLOOR, CEILING, TALL, HEIGHT = 96, 104, 32, 44, 188  # pixels: side, top of the local and the host's bars, ...
 ASIDE = 4  # pixels that the arrows stand outside the cuts, so that those of a thin body do not meet
-LABEL, SECOND = FLOOR + TALL + 18, FLOOR + TALL + 35  # baselines of the two lines under the lower bars
+LABEL, CAPTION, LINE = FLOOR + TALL + 18, CEILING + 11, 16  # baselines of the first lines, and the step to the next
 
 
 class Bar(NamedTuple):
@@ -67,12 +67,12 @@ def stack_svg(layers: int, head: int, tail: int, up: int, down: int) -> str:
         f"<svg role='img' aria-label='{words}' width='100%' height='{HEIGHT}' overflow='visible' fill='currentColor' "
         "style='display:block;overflow:visible;font:13px var(--jp-ui-font-family,sans-serif)'>"
         f"<defs>{''.join(_hatch(part, mark) for part in PATTERNS)}</defs>{drawn}"
-        f"<text x='{(left + right) / 2:.3f}%' y='{CEILING - 9}' text-anchor='middle'>"
+        f"<text x='{(left + right) / 2:.3f}%' y='{CEILING - 12}' text-anchor='middle'>"
         f"<tspan font-weight='bold'>body</tspan>, on the host: {said['body']}</text>"
         f"{_lines('0%', -INSET, 'start', LABEL, 'head, local side', said['head'])}"
         f"{_lines('100%', INSET, 'end', LABEL, 'tail, local side', said['tail'])}"
-        f"{_arrow(left, -1)}{_lines(f'{left:.3f}%', -10, 'end', CEILING + 14, f'{up:,} B up', 'per token')}"
-        f"{_arrow(right, 1)}{_lines(f'{right:.3f}%', 10, 'start', CEILING + 14, f'{down:,} B down', 'per token')}"
+        f"{_arrow(left, -1)}{_lines(f'{left:.3f}%', -14, 'end', CAPTION, 'up', f'{up:,} B', 'per token')}"
+        f"{_arrow(right, 1)}{_lines(f'{right:.3f}%', 14, 'start', CAPTION, 'down', f'{down:,} B', 'per token')}"
         "</svg></div>"
     )
 
@@ -102,11 +102,11 @@ def _hatch(part: str, mark: str) -> str:
     )
 
 
-def _lines(x: str, shift: int, anchor: str, y: int, first: str, second: str) -> str:
+def _lines(x: str, shift: int, anchor: str, y: int, first: str, *more: str) -> str:
+    rest = "".join(f"<tspan x='{shift}' dy='{LINE}'>{words}</tspan>" for words in more)
     return (
         f"<svg x='{x}' overflow='visible' style='overflow:visible'><text text-anchor='{anchor}'>"
-        f"<tspan x='{shift}' y='{y}' font-weight='bold'>{first}</tspan>"
-        f"<tspan x='{shift}' dy='17'>{second}</tspan></text></svg>"
+        f"<tspan x='{shift}' y='{y}' font-weight='bold'>{first}</tspan>{rest}</text></svg>"
     )
 
 
@@ -134,18 +134,18 @@ def stack_png(layers: int, head: int, tail: int, up: int, down: int, width: int 
         box(image, left, bar.top, right, bar.top + TALL, COLOURS[bar.part], PATTERNS[bar.part])
     said = labels(layers, head, tail)
     middle = edge + (head + layers - tail) / 2 * cell
-    text(pen, middle, CEILING - 12, f"body, on the host: {said['body']}", INK)
+    text(pen, middle, CEILING - 16, f"body, on the host: {said['body']}", INK)
     for x, part, place in ((12, "head", "lm"), (width - 12, "tail", "rm")):
         text(pen, x, LABEL - 5, f"{part}, local side", INK, anchor=place)
-        text(pen, x, SECOND - 4, said[part], INK, anchor=place)
+        text(pen, x, LABEL - 5 + LINE, said[part], INK, anchor=place)
     high, low = CEILING + TALL + 2, FLOOR - 2
-    for cut, way, words in ((head, -1, f"{up:,} B up"), (layers - tail, 1, f"{down:,} B down")):
+    for cut, way, words, size in ((head, -1, "up", up), (layers - tail, 1, "down", down)):
         at, tip, place = edge + cut * cell + ASIDE * way, high if way < 0 else low, "rm" if way < 0 else "lm"
         pen.line([at * SCALE, high * SCALE, at * SCALE, low * SCALE], fill=INK, width=2 * SCALE)
         corners = ((at, tip), (at - 5, tip - 8 * way), (at + 5, tip - 8 * way))
         pen.polygon([(x * SCALE, y * SCALE) for x, y in corners], fill=INK)
-        text(pen, at + 6 * way, CEILING + 9, words, INK, anchor=place)
-        text(pen, at + 6 * way, CEILING + 26, "per token", INK, anchor=place)
+        for row, said_so in enumerate((words, f"{size:,} B", "per token")):
+            text(pen, at + 10 * way, CAPTION - 4 + row * LINE, said_so, INK, anchor=place)
     return png(image)
 
 

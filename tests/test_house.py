@@ -27,6 +27,7 @@ ROOMS = [
     "course",
     "demo",
     "cli",
+    "__main__",
 ]
 NEVER = {"figures": {"widgets"}, "attacks": {"remote"}}
 FACE_USERS = {"widgets", "course", "demo", "cli"}  # they use the kit the way a reader does

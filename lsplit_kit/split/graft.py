@@ -28,7 +28,8 @@ def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
     state = {k for k in kinds if not k.endswith("attention") or k.startswith("linear")}
     if getattr(model, "_is_stateful", False) or state:
         raise UnsupportedModel(
-            f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}): no crop."
+            f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}), which cannot be cut back "
+            "to an earlier position; take a family whose layers all use attention."
         )
     if getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModel(f"{family} shares keys and values between layers on both sides of a cut.")

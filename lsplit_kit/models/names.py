@@ -31,14 +31,16 @@ def resolve(model: object) -> tuple[str, Path | None]:
     if not isinstance(model, (str, os.PathLike)) or isinstance(os.fspath(model), bytes):
         raise UnsupportedOption(f"A model is named by a short name, a folder or a hub id, got {type(model).__name__}.")
     name, known = os.fspath(model), known_names()
+    if not name.strip():
+        raise WeightsError("The model's name is empty; give a short name, a folder or a hub id.")
     if name in known:
         return name, None
     if os.path.isdir(Path(name).expanduser()):
         return name, Path(name).expanduser()
     if name.lower() in known:
         return name.lower(), None
-    if not name.strip() or name.startswith((".", "~")) or os.path.isabs(name):
-        raise WeightsError(f"There is no model folder {name or repr(name)}.")
+    if name.startswith((".", "~")) or os.path.isabs(name):
+        raise WeightsError(f"There is no model folder {name}.")
     near = suggestion(name)
     if near and f"toy-{name.lower()}" != near:  # "gpt2" is a hub id of its own
         raise WeightsError(f"There is no model named {name!r}; did you mean {near!r}?")

@@ -128,7 +128,9 @@ def check_bind(bind: str, allow_remote: bool) -> None:
     except ValueError:
         local = False
     if not local and not allow_remote:
-        raise UnsupportedOption(f"Binding to {bind} lets other machines in; add --allow-remote if that is meant.")
+        raise UnsupportedOption(
+            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if that is meant."
+        )
     if not local:
         print(
             f"warning: traffic to and from {bind} is not encrypted; use a network you trust, or a tunnel (ssh -L).",

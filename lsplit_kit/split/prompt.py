@@ -40,10 +40,10 @@ def encode(tok: Any, inputs: Any, options: dict[str, Any]) -> dict[str, Tensor]:
     chat = isinstance(inputs, (list, tuple)) and not isinstance(inputs[0], str)
     talks = (inputs if isinstance(inputs[0], (list, tuple)) else [inputs]) if chat else []
     if not _texts(inputs) and not (chat and all(map(_messages, talks))):
-        kind = type(inputs[0] if several else inputs).__name__
+        odd = next((x for x in inputs if not isinstance(x, str)), inputs) if several else inputs
         raise UnsupportedOption(
             "generate() takes a text, a list of texts, a list of chat messages {'role': ..., 'content': ...}, "
-            f"or a tensor of token ids [rows, tokens], got {'a list of ' if several else ''}{kind}."
+            f"or a tensor of token ids [rows, tokens], got {'a list with ' if several else ''}{type(odd).__name__}."
         )
     if tok is None:
         raise UnsupportedOption("This model came without a tokenizer; pass input_ids, or load it with lk.load().")

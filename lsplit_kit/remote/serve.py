@@ -129,7 +129,7 @@ def check_bind(bind: str, allow_remote: bool) -> None:
         local = False
     if not local and not allow_remote:
         raise UnsupportedOption(
-            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if that is meant."
+            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if meant."
         )
     if not local:
         print(

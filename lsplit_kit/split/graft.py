@@ -130,7 +130,8 @@ def body_side(model: PreTrainedModel, start: int, stop: int) -> nn.Module:
     layers = list(getattr(base, name))[start:stop]
     dtype = next(layers[0].parameters()).dtype
     for child_name, child in list(base.named_children()):
-        if child_name != name and list(child.parameters()):
+        # a norm without weights (olmo) would be applied twice as well
+        if child_name != name and (list(child.parameters()) or type(child).__name__.endswith("Norm")):
             setattr(base, child_name, Neutral(child, dtype))
     recount(nn.ModuleList(layers))
     layers[0] = Entry(layers[0])

@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help demo test test-browser lab bench notebooks clean
 help:
-	@echo "make demo          a split model in one minute"
+	@echo "make demo          a split model in one minute (the first run installs for some minutes)"
 	@echo "make lab           JupyterLab with the demos and the course"
 	@echo "make test          style, types, unit tests and every notebook cell"
 	@echo "make test-browser  the panels in a real browser"

@@ -49,8 +49,11 @@ def render(r: dict) -> str:
         [x["prompt"], x["new"], f"{x['none'][0]:,}", f"{x['kv'][0]:,}", f"{x['saving']:.2%}", f"{x['formula']:.2%}"]
         for x in r["rows"]
     ]
+    measured = {x["prompt"] for x in r["rows"]}
     marks = "; ".join(
-        f"{x['prompt']} prompt tokens: {x['share']:.0%} from {x['new']} new tokens on" for x in r["reaches"]
+        f"{x['prompt']} prompt tokens{'' if x['prompt'] in measured else ' (by the formula alone, not in the table)'}: "
+        f"{x['share']:.0%} from {x['new']} new tokens on"
+        for x in r["reaches"]
     )
     return "\n\n".join(
         [
@@ -62,7 +65,7 @@ def render(r: dict) -> str:
             common.table(
                 ["prompt tokens", "new tokens", "bytes without cache", "bytes with cache", "saved", "formula"], rows
             ),
-            f"Where the saving passes a mark (formula): {marks}.",
+            f"Where the saving passes a mark: {marks}.",
         ]
     )
 

@@ -11,10 +11,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two spinning proc
 
 import typer
 
-from .errors import LsplitError
+from . import __version__
+from .errors import LsplitError, UnsupportedOption
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 PROMPT = "Explain in two sentences why the sky is blue."
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"lsplit-kit {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and end", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Cut a generative model in three, run its body elsewhere, and see every byte that crosses."""
 
 
 @app.command()
@@ -54,6 +70,8 @@ def lab(folder: Annotated[str, typer.Argument(help="folder that JupyterLab opens
     except ImportError:
         print("JupyterLab is missing; install the kit with its notebooks extra.", file=sys.stderr)
         raise typer.Exit(1) from None
+    if not os.path.isdir(folder):
+        raise UnsupportedOption(f"There is no folder {folder} for JupyterLab to open.")
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *root])
 
@@ -70,10 +88,13 @@ def models() -> None:
 @app.command()
 def doctor() -> None:
     """Check this environment: versions, kernel, sockets, disk, weights."""
+    import pandas
+
     from .course.doctor import doctor as examine
 
     table = examine()
-    print(table.to_string(index=False))
+    with pandas.option_context("display.max_colwidth", None):  # an advice that ends in "..." helps nobody
+        print(table.to_string(index=False))
     raise typer.Exit(int((table["status"] == "FAIL").any()))
 
 
@@ -82,7 +103,7 @@ def main() -> None:
     try:
         app()
     except LsplitError as error:
-        print(f"lsplit: {error}", file=sys.stderr)
+        print(f"lsplit: {error} ({error.page})", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

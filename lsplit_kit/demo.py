@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .errors import PlanError
+from .errors import UnsupportedOption
+from .models.names import check_plan
 
 Write = Callable[[str], None]
 
@@ -23,10 +24,15 @@ def run_demo(
     say = write or (lambda text: None)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if not prompt.strip():
-        raise PlanError("The prompt is empty; give the model at least one word.")
+        raise UnsupportedOption("The prompt is empty; give the model at least one word.")
+    check_plan(name, head, tail)
+    if codec is not None:
+        lk.codec(codec)
+    say(f"loading {name} ...\n")
     model, tok = lk.load(name)
     ids = encode(tok, prompt)
     options = {"max_new_tokens": new_tokens, "do_sample": False}
+    say("starting a host for its body ...\n")
     with lk.host(name, head=head, tail=tail) as host:
         split = lk.split(model, head=head, tail=tail, body=host.address, codec=codec)
         say(f"{name}, {split.plan}; body in process {host.pid} at {host.address}\n> {prompt}\n")
@@ -34,6 +40,7 @@ def run_demo(
             ours, split_s = timed(split, ids, {**options, "streamer": streamer(tok, say)} if write else options)
         report = {"host_pid": host.pid, "host_holds": [int(x) for x in host.holds]}
         split.close()
+    say("now the unsplit model, for comparison ...\n")
     whole, unsplit_s = timed(model, ids, options)
     count = ours.shape[1] - ids["input_ids"].shape[1]
     totals = wire.totals()

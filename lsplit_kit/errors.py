@@ -9,6 +9,16 @@ class LsplitError(Exception):
     code = "error"
     request_id = ""  # names the host's log line when the error came over the wire
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        # A note shows below the message in a traceback, and is no part of the text that crosses the wire.
+        self.add_note(f"What to do: {self.page}")
+
+    @property
+    def page(self) -> str:
+        """Where the kit's documentation explains this error, relative to the repository."""
+        return f"docs/errors/{self.code}.md"
+
     def __str__(self) -> str:
         return super().__str__() or (self.__doc__ or self.code)
 
@@ -20,13 +30,13 @@ class PlanError(LsplitError, ValueError):
 
 
 class UnsupportedModel(LsplitError, ValueError):
-    """This family cannot be cut in three, and the sentence says why."""
+    """This model cannot be cut in three, or was not cut yet; the sentence says which."""
 
     code = "unsupported-model"
 
 
 class UnsupportedOption(LsplitError, ValueError):
-    """This option cannot be honoured by a split model."""
+    """An argument or option that cannot be honoured; the sentence says what was expected."""
 
     code = "unsupported-option"
 
@@ -120,7 +130,7 @@ class WeightsError(LsplitError, OSError):
 
 
 class CaptureError(LsplitError, ValueError):
-    """A capture file is damaged or of another version."""
+    """A capture cannot be recorded, written or read."""
 
     code = "capture"
 

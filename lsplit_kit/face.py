@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import CodecError, FrameError, PlanError, UnsupportedModel, UnsupportedOption
+from .errors import CodecError, PlanError, UnsupportedModel, UnsupportedOption
+from .quantization import codec as codec_of
 from .quantization import lossless
 from .split.body import body_of, fingerprint_of
 from .split.plan import SplitPlan
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .remote.host import Host
 
 
-def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
     """(model, tokenizer): "smollm2", a "toy-*" name, a folder, or a hub id; raises WeightsError."""
     from .models.load import load
 
@@ -26,7 +27,7 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float3
 
 
 def load_local(
-    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype = torch.float32
+    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = torch.float32
 ) -> Any:
     """The model with only head, tail and ends in memory; the body's layers are structure without weights."""
     from .models.partial import load_local
@@ -60,7 +61,9 @@ def split(
     (up, down); None is lossless for the model's number format. cache: kv, hidden (arXiv 2310.14651) or none.
     """
     model = model[0] if isinstance(model, tuple) else model
-    if isinstance(model, str):
+    pair = _codecs(codec)  # before a model is loaded
+    if isinstance(model, (str, os.PathLike)):
+        _check_plan(model, plan, head, tail)
         model = load(model)[0]
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(f"split() takes a causal language model of transformers, got {type(model).__name__}.")
@@ -78,9 +81,6 @@ def split(
         plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
     if kept is not None and plan != kept:
         raise PlanError(f"This model was loaded with {kept} only; load it again for {plan}.")
-    pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise CodecError(f"codec takes one spec or a pair (up, down), got {codec!r}.")
     up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(model, plan, body, timeout)
     try:
@@ -103,4 +103,22 @@ def _link(model: Any, plan: SplitPlan, body: str | Link | None, timeout: float) 
             body, timeout=timeout, fingerprint=fingerprint, start=start, stop=stop,
             dtype=str(model.dtype).removeprefix("torch."),
         )  # fmt: skip
-    raise FrameError(f'body={body!r} is no address; use None, "loopback" or "rpyc://host:port".')
+    said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
+    raise UnsupportedOption(f'body takes None, "loopback" or an address "rpyc://host:port", got {said}.')
+
+
+def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None]:
+    pair = (asked, asked) if isinstance(asked, str) or asked is None else asked
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise CodecError(f"codec takes one spec or a pair (up, down), got {asked!r}.")
+    for spec in pair:
+        if spec is not None:
+            codec_of(spec)
+    return pair[0], pair[1]
+
+
+def _check_plan(model: str | os.PathLike[str], plan: SplitPlan | None, head: int | None, tail: int | None) -> None:
+    from .models.names import check_plan
+
+    known = plan if isinstance(plan, SplitPlan) else SplitPlan()
+    check_plan(model, known.head if head is None else head, known.tail if tail is None else tail)

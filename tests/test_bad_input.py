@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +20,7 @@ from rpyc.core import brine, consts
 
 import lsplit_kit as lk
 from lsplit_kit import errors as e
+from lsplit_kit.demo import run_demo
 from lsplit_kit.remote.address import parse_address
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.protocol import rebuild
@@ -470,8 +474,38 @@ def gradients(world):
     lk.split(world.model)(inputs_embeds=embeds).logits.sum().backward()
 
 
-def prompting(prompt):
-    return lambda world: lk.split(world.model).generate(prompt, max_new_tokens=2)
+def prompting(prompt, **options):
+    return lambda world: lk.split(world.model).generate(prompt, max_new_tokens=2, **options)
+
+
+def tok_of(world):
+    return world.model.lsplit_tokenizer()
+
+
+def untemplated(world):
+    split, tok = lk.split(world.model), copy.deepcopy(tok_of(world))
+    tok.chat_template = None
+    split.lsplit_tokenizer = lambda: tok
+    return split.generate([{"role": "user", "content": "Hi"}], max_new_tokens=2)
+
+
+def run_closed(world, body):
+    split = lk.split(world.model, body=body)
+    split.close()
+    split(PROMPT)
+
+
+def saving(path, **options):
+    def act(world):
+        with lk.tap(lk.split(world.model)) as wire:
+            pass
+        wire.save(path, **options)
+
+    return act
+
+
+def demonstrate(prompt, head=2, tail=2, codec=None):
+    return run_demo(prompt, "smollm2", head, tail, 4, codec)
 
 
 def local_only(world):
@@ -495,10 +529,10 @@ FROM_PEOPLE = [
     Row("bad codec down", cut(codec=("fp32", "fp64")), e.CodecError),
     Row("bad cache policy", cut(cache="static"), e.UnsupportedOption),
     Row("no cache policy", cut(cache=None), e.UnsupportedOption),
-    Row("bad body", cut(body="somewhere"), e.FrameError),
-    Row("body of another scheme", cut(body="http://127.0.0.1:80"), e.FrameError),
-    Row("body without a port", cut(body="rpyc://127.0.0.1"), e.FrameError),
-    Row("number for a body", cut(body=18861), e.FrameError),
+    Row("bad body", cut(body="somewhere"), e.UnsupportedOption),
+    Row("body of another scheme", cut(body="http://127.0.0.1:80"), e.UnsupportedOption),
+    Row("body without a port", cut(body="rpyc://127.0.0.1"), e.UnsupportedOption),
+    Row("number for a body", cut(body=18861), e.UnsupportedOption),
     Row("a number for a model", lambda world: lk.split(3), e.UnsupportedModel),
     Row("a module for a model", lambda world: lk.split(torch.nn.Linear(2, 2)), e.UnsupportedModel),
     Row("a name that is none", lambda world: lk.split("toy-none"), e.WeightsError),
@@ -520,6 +554,61 @@ FROM_PEOPLE = [
     Row("timeout of text", cut(timeout="1 s"), e.UnsupportedOption),
     Row("negative timeout", cut(timeout=-1), e.UnsupportedOption),
     Row("no prompts", prompting([]), e.UnsupportedOption),
+    # arguments of another kind
+    Row("an address without its scheme", cut(body="127.0.0.1:1"), e.UnsupportedOption),
+    Row("a model for a body", lambda world: lk.split(world.model, body=world.model), e.UnsupportedOption),
+    Row("a split model, split", lambda world: lk.split(lk.split(world.model)), e.UnsupportedModel),
+    Row("a folder that is none", lambda world: lk.split(Path("nowhere/at/all")), e.WeightsError),
+    Row("no codec's name", cut(codec=""), e.CodecError),
+    Row("load nothing", lambda world: lk.load(None), e.UnsupportedOption),
+    Row("load a number", lambda world: lk.load(5), e.UnsupportedOption),
+    Row("load bytes", lambda world: lk.load(b"smollm2"), e.UnsupportedOption),
+    Row("load an empty name", lambda world: lk.load(" "), e.WeightsError),
+    Row("load a model", lambda world: lk.load_local(world.model), e.UnsupportedOption),
+    Row("host a model", lambda world: lk.host(world.model), e.UnsupportedOption),
+    Row("a dtype that is none", lambda world: lk.load("toy-llama", "int8"), e.UnsupportedOption),
+    Row("a number for a dtype", lambda world: lk.load_local("toy-llama", dtype=16), e.UnsupportedOption),
+    Row("a list for a dtype", lambda world: lk.host("toy-llama", dtype=[]), e.UnsupportedOption),
+    Row("a host with too large a head", lambda world: lk.host("smollm2", head=20, tail=20), e.PlanError),
+    Row("a local side without a body", lambda world: lk.load_local("smollm2", 15, 15), e.PlanError),
+    Row("a plan checked by name", lambda world: lk.split("smollm2", head=99), e.PlanError),
+    Row("a codec checked before the weights", lambda world: lk.split("smollm2", codec="zip"), e.CodecError),
+    Row("text for a port", lambda world: lk.host("toy-llama", port="18861"), e.UnsupportedOption),
+    Row("a deadline of no seconds", lambda world: lk.host("toy-llama", start_seconds=0), e.UnsupportedOption),
+    # what a split model does not do
+    Row("save", lambda world: lk.split(world.model).save_pretrained("nowhere"), e.UnsupportedOption),
+    Row("push to a hub", lambda world: lk.split(world.model).push_to_hub("someone/thing"), e.UnsupportedOption),
+    Row("deepcopy", lambda world: copy.deepcopy(lk.split(world.model)), e.UnsupportedOption),
+    Row("pickle", lambda world: pickle.dumps(lk.split(world.model)), e.UnsupportedOption),
+    Row("run after close", lambda world: run_closed(world, None), e.HostUnavailable),
+    Row("run a loopback after close", lambda world: run_closed(world, "loopback"), e.HostUnavailable),
+    Row("generate before the split", lambda world: lk.load_local("toy-llama").generate("Hi"), e.UnsupportedModel),
+    Row("call before the split", lambda world: lk.load_local("toy-llama")(PROMPT), e.UnsupportedModel),
+    # prompts
+    Row("a number for a prompt", prompting(5), e.UnsupportedOption),
+    Row("bare numbers for a prompt", prompting([5, 9, 17]), e.UnsupportedOption),
+    Row("a text and a number", prompting(["Hi", 3]), e.UnsupportedOption),
+    Row("ids of one dimension", prompting(PROMPT[0]), e.UnsupportedOption),
+    Row("a tokenizer's lists", lambda world: prompting(tok_of(world)("Hi"))(world), e.UnsupportedOption),
+    Row("a message without content", prompting([{"role": "user"}]), e.UnsupportedOption),
+    Row("a message outside a list", prompting({"role": "user", "content": "Hi"}), e.UnsupportedOption),
+    Row("messages without a template", lambda world: untemplated(world), e.UnsupportedOption),
+    Row("a text with a mask", prompting("Hi", attention_mask=PROMPT), e.UnsupportedOption),
+    Row("ids twice", prompting({"input_ids": PROMPT}, input_ids=PROMPT), e.UnsupportedOption),
+    Row("scores that would be lost", prompting("Hi", output_scores=True), e.UnsupportedOption),
+    # taps and captures
+    Row("tap a text", lambda world: lk.tap("toy-llama"), e.UnsupportedModel),
+    Row("tap an unsplit model", lambda world: lk.tap(world.model), e.UnsupportedModel),
+    Row("totals of a tap never entered", lambda world: lk.tap(lk.split(world.model)).totals(), e.CaptureError),
+    Row("ledger of a tap never entered", lambda world: lk.tap(lk.split(world.model)).ledger(), e.CaptureError),
+    Row("save a tap never entered", lambda world: lk.tap(lk.split(world.model)).save("x"), e.CaptureError),
+    Row("save where no folder is", saving("nowhere/run.lsplit"), e.CaptureError),
+    Row("save to a folder", saving("."), e.CaptureError),
+    Row("save a truth that is no tensor", saving("x", truth={"ids": [1]}), e.CaptureError),
+    # from a shell
+    Row("an empty prompt for the demo", lambda world: demonstrate(" "), e.UnsupportedOption),
+    Row("a plan for the demo", lambda world: demonstrate("Hi", head=20, tail=20), e.PlanError),
+    Row("a codec for the demo", lambda world: demonstrate("Hi", codec="x"), e.CodecError),
 ]
 
 TABLE = [(f"{side}: {row.name}", row.act, row.error) for side, rows in (

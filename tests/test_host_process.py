@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +19,10 @@ from transformers import StoppingCriteria
 
 import lsplit_kit as lk
 from lsplit_kit import errors
+from lsplit_kit.models import partial
+from lsplit_kit.quantization import register, registry
+from lsplit_kit.quantization.casts import Float32
+from lsplit_kit.remote import serve
 from lsplit_kit.remote.address import parse_address
 
 pytestmark = [
@@ -121,18 +128,20 @@ def test_the_host_ends_with_its_parent(home, how):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "error", "words"),
     [
-        (dict(model="toy-none"), "toy-none"),
-        (dict(model="toy-llama", head=4, tail=3), "overlap"),
-        (dict(model="toy-llama", dtype="int8"), "float"),
-        (dict(model="toy-llama", bind="0.0.0.0"), "allow-remote"),
-        (dict(model="toy-llama", port=70000), "port"),
+        (dict(model="toy-none"), errors.WeightsError, "toy-none"),
+        (dict(model="toy-llama", head=4, tail=3), errors.PlanError, "overlap"),
+        (dict(model="toy-llama", dtype="int8"), errors.UnsupportedOption, "float"),
+        (dict(model="toy-llama", bind="0.0.0.0"), errors.UnsupportedOption, "allow-remote"),
+        (dict(model="toy-llama", bind="192.0.2.1", allow_remote=True), errors.HostUnavailable, "listen"),
+        (dict(model="toy-llama", port=70000), errors.UnsupportedOption, "port"),
     ],
 )
-def test_a_host_that_cannot_start_says_why(home, options, words):
-    with pytest.raises(errors.HostUnavailable) as caught:
+def test_a_host_that_cannot_start_says_why(home, options, error, words):
+    with pytest.raises(errors.LsplitError) as caught:
         lk.host(**options)
+    assert type(caught.value) is error
     text = str(caught.value)
     assert words in text and "Traceback" not in text and text.isprintable()
     assert not tokens_in(home)
@@ -141,9 +150,83 @@ def test_a_host_that_cannot_start_says_why(home, options, words):
 def test_a_port_that_is_taken_is_said(home):
     with lk.host("toy-llama") as host:
         _, port = parse_address(host.address)
-        with pytest.raises(errors.HostUnavailable, match="in use"):
+        with pytest.raises(errors.HostUnavailable, match=f"Port {port} .* in use"):
             lk.host("toy-llama", port=port)
         assert len(tokens_in(home)) == 1 and host.running
+        # bound before the model is loaded: smollm2 would take seconds, and this home would have to fetch it
+        shell = subprocess.run(
+            [sys.executable, "-m", "lsplit_kit", "host", "--port", str(port)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert shell.returncode == 2 and shell.stdout == ""
+        assert re.fullmatch(rf"lsplit host: Port {port} .* \(docs/errors/host-unavailable.md\)\n", shell.stderr)
+
+
+def test_a_host_from_a_shell_names_its_token_file_and_sweeps_those_of_the_dead(home):
+    dead = lk.host("toy-llama")
+    os.kill(dead.pid, signal.SIGKILL)
+    assert gone(dead.pid)
+    (stale,) = tokens_in(home)
+    copied = stale.with_name("192.0.2.1_18861.token")  # of a host elsewhere: not ours to judge
+    copied.write_text(stale.read_text())
+    with lk.host("toy-llama") as living:
+        shell = subprocess.Popen(
+            [sys.executable, "-m", "lsplit_kit", "host", "--model", "toy-llama"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            ready = json.loads(shell.stdout.readline())
+            assert Path(ready["token_file"]) in tokens_in(home) and not stale.exists() and copied.exists()
+            split = lk.split("toy-llama", body=ready["address"])
+            assert split.generate("Hi", max_new_tokens=1) is not None
+            split.close()
+            lk.split("toy-llama", body=living.address).close()  # a host that was looked at goes on
+        finally:
+            shell.send_signal(signal.SIGINT)
+            assert shell.wait(20) == 0
+            assert "loading" in shell.stderr.read()
+            shell.stdout.close()
+            shell.stderr.close()
+    copied.unlink()
+    assert not tokens_in(home)
+    dead.close()
+
+
+def test_an_orphan_that_is_stuck_leaves_no_token_file(tmp_path, monkeypatch):
+    token, ended = tmp_path / "a.token", []
+    token.write_text("x")
+    monkeypatch.setattr(serve.os, "read", lambda *_: b"")  # its stdin has ended
+    monkeypatch.setattr(serve.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(serve.os, "_exit", lambda status: ended.append((status, token.exists())))
+    serve._watch_parent(threading.Event(), os.getppid(), [token])
+    assert ended == [(3, False)]
+
+
+def test_what_has_to_be_fetched_is_fetched_here_and_not_under_the_deadline(home, monkeypatch):
+    asked = []
+
+    def folder(name):
+        asked.append(name)
+        raise errors.WeightsError("It was asked for here.")
+
+    monkeypatch.setattr(partial, "folder_of", folder)
+    with pytest.raises(errors.WeightsError, match="here"):
+        lk.host("SmolLM2", start_seconds=1)
+    assert asked == ["smollm2"]
+
+
+def test_a_codec_that_only_this_side_has_is_said_to_be_unknown_there(home, toy):
+    name = "mine:fp32"
+    try:
+        register(name)(type("Mine", (Float32,), {}))
+        with lk.host("toy-llama") as host:
+            split = lk.split(toy, body=host.address, codec=name)
+            with pytest.raises(errors.CodecError, match="The host does not know the codec 'mine:fp32'; it knows bf16"):
+                split(PROMPT)
+            split.close()
+    finally:
+        registry._FAMILIES.pop(name, None)
+        registry.codec.cache_clear()
 
 
 def test_the_token_file_is_the_users_own_and_goes(home):

@@ -1,11 +1,12 @@
 """The house rules: rooms import from rooms above, modules are short, names and errors are explained."""
 
 import ast
+import traceback
 from pathlib import Path
 
 import pytest
 
-from lsplit_kit.errors import by_code
+from lsplit_kit.errors import LsplitError, by_code
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lsplit_kit"
@@ -27,6 +28,7 @@ ROOMS = [
     "course",
     "demo",
     "cli",
+    "__main__",
 ]
 NEVER = {"figures": {"widgets"}, "attacks": {"remote"}}
 FACE_USERS = {"widgets", "course", "demo", "cli"}  # they use the kit the way a reader does
@@ -106,6 +108,21 @@ def test_every_error_code_has_its_page(code):
     assert text.startswith(f"# `{code}`\n")
     assert all(part in text for part in ("**What happened.**", "**Why.**", "**What to do.**"))
     assert by_code()[code].__name__ in text
+
+
+@pytest.mark.parametrize("cls", by_code().values(), ids=lambda cls: cls.__name__)
+def test_the_index_of_errors_leads_to_every_page(cls):
+    text = (ROOT / "docs" / "errors" / "README.md").read_text("utf-8")
+    said = cls.__doc__ if cls is not LsplitError else "Base of all of them"
+    assert f"| `{cls.__name__}` | [{cls.code}]({cls.code}.md) | {said}" in text
+    assert text.count("\n| `") == len(by_code())
+
+
+@pytest.mark.parametrize("cls", by_code().values(), ids=lambda cls: cls.__name__)
+def test_a_traceback_names_the_page_and_the_wire_does_not(cls):
+    error = cls("It failed.")
+    assert traceback.format_exception(error)[-1].endswith(f"docs/errors/{cls.code}.md\n")
+    assert (ROOT / error.page).is_file() and str(error) == "It failed."
 
 
 def test_no_page_without_an_error():

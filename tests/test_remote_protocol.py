@@ -22,6 +22,7 @@ from rpyc.core.protocol import Connection
 from rpyc.utils.server import ThreadedServer
 
 from lsplit_kit import errors
+from lsplit_kit.models.home import home
 from lsplit_kit.remote import token as tokens
 from lsplit_kit.remote.brinewalk import Refused, walk
 from lsplit_kit.remote.client import RpycLink, parse_address
@@ -330,6 +331,32 @@ def test_wrong_token_and_no_token(server, monkeypatch, tmp_path):
     elsewhere = path.rename(tmp_path / "copy")
     monkeypatch.setenv("LSPLIT_TOKEN_FILE", str(elsewhere))
     RpycLink(server.address, 2).close()
+
+
+def test_one_cache_folder_for_weights_and_tokens(monkeypatch, tmp_path):
+    monkeypatch.delenv("LSPLIT_HOME", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert tokens.token_folder() == home() / "hosts"
+    if sys.platform == "linux":
+        assert tokens.token_folder() == tmp_path / "lsplit-kit" / "hosts"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert tokens.token_folder() == tmp_path / "lsplit-kit" / "hosts"
+    monkeypatch.setenv("LSPLIT_HOME", str(tmp_path / "own"))
+    assert tokens.token_folder() == tmp_path / "own" / "hosts"
+
+
+def test_only_token_files_of_dead_hosts_here_are_swept(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("LSPLIT_HOME", str(tmp_path))
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # nobody listens on it, and nobody else takes it meanwhile
+        stays = [tokens.write_token("127.0.0.1", server.port, TOKEN), tokens.write_token("192.0.2.1", 7, TOKEN)]
+        odd = tmp_path / "hosts" / "note.token"
+        odd.write_text("not ours")
+        goes = tokens.write_token("127.0.0.1", sock.getsockname()[1], TOKEN)
+        assert tokens.sweep_tokens() == [goes]
+    assert not goes.exists() and all(path.exists() for path in [*stays, odd])
+    serves(server)
 
 
 def test_host_with_the_wrong_token_is_noticed():
@@ -795,7 +822,7 @@ def test_child_serves_and_leaves_nothing(homely):
 
 @pytest.mark.timeout(60)
 def test_child_that_cannot_start(homely):
-    with pytest.raises(errors.HostUnavailable, match="No such weights"):
+    with pytest.raises(errors.WeightsError, match="No such weights"):
         host("broken", loader="test_remote_protocol:load_stub", start_seconds=50)
 
 

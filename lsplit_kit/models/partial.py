@@ -8,56 +8,76 @@ from typing import Any
 
 import torch
 
-from ..errors import WeightsError
+from ..errors import UnsupportedModel, WeightsError
 from ..split.body import body_of, layer_prefix
 from ..split.plan import SplitPlan
 from ..split.session import Body
-from .convert import smollm2_folder
-from .load import SMOLLM2, TokenizerAtUse, fill, skeleton
+from .convert import SMOLLM2, smollm2_folder
+from .load import TokenizerAtUse, fill, skeleton
+from .names import check_plan, number_format, resolve, suggestion
 from .reader import TensorFolder
-from .toys import toy_folder
+from .toys import toy_folder, toy_names
 
 
 def folder_of(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder behind a short name or a path; raises WeightsError for a hub id, which has to be saved first."""
-    name = os.fspath(name_or_path)
+    name, folder = resolve(name_or_path)
+    if folder is not None:
+        return folder
     if name == SMOLLM2:
         return smollm2_folder()
-    if name.startswith("toy-"):
+    if name in toy_names():
         return toy_folder(name)
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
-    raise WeightsError(f"{name!r} is no folder: load one side only from a short name or a folder (save_pretrained).")
+    near = suggestion(name)
+    raise WeightsError(
+        f"{name!r} is no folder: load one side only from a short name or a folder (save_pretrained)"
+        + (f"; did you mean {near!r}?" if near else ".")
+    )
+
+
+class LocalSide:
+    """What a model of `load_local` is until it is split: the library's class, but nothing can run."""
+
+    def generate(self, *args: object, **options: object) -> None:
+        """UnsupportedModel, always."""
+        raise UnsupportedModel(
+            "This model was loaded without its body: split it first, lm = lk.split(model, body=host.address)."
+        )
+
+    forward = generate
 
 
 def load_local(
-    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype = torch.float32
+    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = torch.float32
 ) -> Any:
     """The model with head, tail and ends in memory and the body's layers on the meta device; for split(body=host)."""
-    folder, plan = folder_of(name_or_path), SplitPlan(head, tail)
-    model = skeleton(folder, dtype)
+    number, plan = number_format(dtype), check_plan(name_or_path, head, tail)
+    name, folder = resolve(name_or_path)[0], folder_of(name_or_path)
+    model = skeleton(folder, number)
     prefix, layers = layer_prefix(model)
     start, stop = plan.cut(layers)
     away = tuple(f"{prefix}.{i}." for i in range(start, stop))
-    fill(model, folder, dtype, lambda name: not name.startswith(away))
-    model.lsplit_name, model.lsplit_folder, model.lsplit_plan = os.fspath(name_or_path), folder, plan
+    fill(model, folder, number, lambda name: not name.startswith(away))
+    model.lsplit_name, model.lsplit_folder, model.lsplit_plan = name, folder, plan
     model.lsplit_tokenizer = TokenizerAtUse(folder=folder)
-    model.lsplit_digests = body_digests(TensorFolder(folder), away, dtype)
+    model.lsplit_digests = body_digests(TensorFolder(folder), away, number)
+    model.lsplit_class = cls = type(model)
+    model.__class__ = type(cls.__name__, (LocalSide, cls), {"__module__": cls.__module__})
     return model
 
 
-def load_body(name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: str = "float32") -> Body:
+def load_body(
+    name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = "float32"
+) -> Body:
     """Only the body's layers, for a host; it holds no embedding, no final norm and no LM head."""
-    folder, plan = folder_of(name_or_path), SplitPlan(head, tail)
-    number = getattr(torch, dtype, None)
-    if not isinstance(number, torch.dtype) or not number.is_floating_point:
-        raise WeightsError(f"{dtype!r} is no float format; use float32, bfloat16 or float16.")
+    number, plan = number_format(dtype), check_plan(name_or_path, head, tail)
+    name, folder = resolve(name_or_path)[0], folder_of(name_or_path)
     model = skeleton(folder, number)
     prefix, layers = layer_prefix(model)
     start, stop = plan.cut(layers)
     mine = tuple(f"{prefix}.{i}." for i in range(start, stop))
     fill(model, folder, number, lambda name: name.startswith(mine))
-    model.lsplit_name = os.fspath(name_or_path)
+    model.lsplit_name = name
     return Held(model, plan)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ..errors import FrameError
+from ..errors import UnsupportedOption
 from .protocol import safe_text
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Return (host, port) of "rpyc://host:port"; raise FrameError, a ValueError, for anything else."""
+    """Return (host, port) of "rpyc://host:port"; raise UnsupportedOption, a ValueError, for anything else."""
     try:
         parts = urlsplit(address)
         if (
@@ -21,4 +21,4 @@ def parse_address(address: str) -> tuple[str, int]:
             return parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
         pass
-    raise FrameError(f"{safe_text(address)!r} is no host address; write it as rpyc://127.0.0.1:18861.")
+    raise UnsupportedOption(f"{safe_text(address)!r} is no host address; write it as rpyc://127.0.0.1:18861.")

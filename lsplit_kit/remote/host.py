@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ..card import Card
-from ..errors import HostTimeout, HostUnavailable
+from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
 from .protocol import safe_text
 
 _PACKAGES = str(Path(__file__).resolve().parents[2])
@@ -49,11 +49,16 @@ class Host(Card):
             reader.start()
         try:
             ready = json.loads(lines.get(timeout=start_seconds))
+            if "error" in ready:
+                self.close()
+                raise by_code().get(str(ready["error"]), HostUnavailable)(safe_text(ready.get("text", "")))
             self.address, self.holds = str(ready["address"]), (int(ready["holds"][0]), int(ready["holds"][1]))
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
         except queue.Empty:
             self.close()
             raise HostTimeout(f"The host did not start within {start_seconds:g} s; {self._last_words()}") from None
+        except LsplitError:
+            raise
         except (ValueError, KeyError, IndexError, TypeError):
             self.close()
             raise HostUnavailable(f"The host could not start: {self._last_words()}") from None
@@ -107,12 +112,18 @@ def host(
 ) -> Host:
     """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
 
-    head, tail: layers that stay on the local side; port 0 takes a free one. Raises HostUnavailable with the
-    child's last line when it cannot start, HostTimeout after `start_seconds`.
+    head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
+    fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
+    HostUnavailable when the child cannot start, HostTimeout.
     """
+    name = _named(model, head, tail, dtype, fetch=loader is None)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
+    if not isinstance(start_seconds, (int, float)) or not start_seconds > 0:
+        raise UnsupportedOption(f"start_seconds takes seconds above zero, got {start_seconds!r}.")
     arguments = [
         "--model",
-        os.fspath(model),
+        name,
         "--head",
         str(head),
         "--tail",
@@ -127,6 +138,19 @@ def host(
     arguments += ["--allow-remote"] if allow_remote else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)
+
+
+def _named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:
+    """The model's name or folder, after checks and, here where a person sees the progress bar, the fetch."""
+    from ..models.names import check_plan, number_format, resolve
+    from ..models.partial import folder_of
+
+    name, folder = resolve(model)
+    number_format(dtype)
+    check_plan(name, head, tail)
+    if fetch and folder is None:
+        folder_of(name)
+    return name
 
 
 def _drain(pipe: IO[bytes], keep: Callable[[str], object]) -> None:

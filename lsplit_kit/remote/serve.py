@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import ipaddress
 import json
@@ -14,28 +15,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 
-from ..errors import LsplitError, UnsupportedOption
+from ..errors import HostUnavailable, LsplitError, UnsupportedOption
 from .server import StrictServer
-from .service import HeldBody, service_of
-from .token import new_token, write_token
+from .service import BodyService, HeldBody, service_of
+from .token import new_token, sweep_tokens, write_token
 
 LOADER = "lsplit_kit.models.partial:load_body"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of `lsplit host`."""
-    options = argparse.ArgumentParser("lsplit host", description="Hold the body of a model and answer steps.")
-    options.add_argument("--model", default="smollm2", help="a model's name or folder")
+    options = argparse.ArgumentParser(
+        "lsplit host",
+        description="Hold the body of a model and answer steps until Ctrl-C.",
+        epilog="When it is ready it prints one line of JSON: its address, and the token file that a client needs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    options.add_argument("--model", default="smollm2", help="a model's short name or folder")
     options.add_argument("--head", type=int, default=2, help="layers left to the local side at the start")
     options.add_argument("--tail", type=int, default=2, help="layers left to the local side at the end")
-    options.add_argument("--dtype", default="float32")
+    options.add_argument("--dtype", default="float32", help="number format: float32, bfloat16 or float16")
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
-    options.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
     options.add_argument("--allow-remote", action="store_true", help="let --bind be more than loopback")
-    options.add_argument("--max-clients", type=int, default=8)
+    options.add_argument("--max-clients", type=int, default=8, help="connections at once")
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
-    options.add_argument("--parent-pipe", action="store_true", help="end when stdin ends: the parent is gone")
+    # Ends when stdin ends: the parent is gone. For lk.host, which also reads why a start failed.
+    options.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--loader", default=LOADER, help=argparse.SUPPRESS)
     return options
 
@@ -46,43 +54,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
-    over = threading.Event()
+    over, written = threading.Event(), list[Path]()
     if args.parent_pipe:
-        threading.Thread(target=_watch_parent, args=(over, os.getppid()), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(over, os.getppid(), written), daemon=True).start()
     try:
-        check_bind(args.bind, args.allow_remote)
-        if not 0 <= args.port <= 65535:
-            raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
-        with redirect_stdout(sys.stderr):  # stdout carries the ready line and nothing else
-            import torch
-
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-            body = _loader(args.loader)(args.model, args.head, args.tail, args.dtype)
-        for number in (signal.SIGTERM, signal.SIGINT):  # while it loads, they just end it
-            signal.signal(number, lambda *_: over.set())
-        token = new_token()
-        server = StrictServer(
-            service_of(body), token, args.bind, args.port, max_clients=args.max_clients, idle=args.idle
-        )
-        path = write_token(server.host, server.port, token)
+        server, body, token = _prepare(args, over)
+        server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
+        sweep_tokens()
+        written.append(write_token(server.host, server.port, token))
     except (LsplitError, OSError, ValueError, ImportError, RuntimeError) as err:
-        print(f"{type(err).__name__}: {err}", file=sys.stderr, flush=True)
-        return 1
+        return _refused(err, args.parent_pipe)
     try:
-        worker = threading.Thread(target=server.start, daemon=True)
-        server.listener.listen(server.backlog)  # before the ready line; start() then listens again, which is harmless
+        worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
-        print(json.dumps(_ready(server, body)), flush=True)
+        print(json.dumps(_ready(server, body, written[0])), flush=True)
         while worker.is_alive() and not over.wait(0.2):
             pass
         if not over.is_set():
             print("The host ended by itself: its listening socket failed.", file=sys.stderr, flush=True)
             return 1
     finally:
-        path.unlink(missing_ok=True)  # before the port is free: a successor there writes its own under this name
+        _remove(written)  # before the port is free: a successor there writes its own under this name
         server.close()
         worker.join(2)
     return 0
+
+
+def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictServer, HeldBody, bytes]:
+    """The server on its port, then the body: what is wrong with the arguments is said before the slow part."""
+    check_bind(args.bind, args.allow_remote)
+    if not 0 <= args.port <= 65535:
+        raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
+    if args.max_clients < 1 or not args.idle > 0:
+        raise UnsupportedOption("--max-clients takes a whole number from 1 on, --idle a number of seconds above 0.")
+    token = new_token()
+    try:
+        server = StrictServer(BodyService, token, args.bind, args.port, max_clients=args.max_clients, idle=args.idle)
+    except OSError as err:
+        if err.errno == errno.EADDRINUSE:
+            raise HostUnavailable(
+                f"Port {args.port} of {args.bind} is in use by another program; take another, or 0 for a free one."
+            ) from None
+        raise HostUnavailable(f"The host cannot listen on {args.bind}:{args.port} ({err.strerror or err}).") from None
+    if not args.parent_pipe:
+        print(f"lsplit host: loading the body of {args.model} ...", file=sys.stderr, flush=True)
+    with redirect_stdout(sys.stderr):  # stdout carries the ready line and nothing else
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        body = _loader(args.loader)(args.model, args.head, args.tail, args.dtype)
+    for number in (signal.SIGTERM, signal.SIGINT):  # while it loads, they just end it
+        signal.signal(number, lambda *_: over.set())
+    server.service = service_of(body)
+    return server, body, token
+
+
+def _refused(err: Exception, parent: bool) -> int:
+    """Say why the host does not start, to a person, or to lk.host as a line of JSON; return the exit status."""
+    known = err if isinstance(err, LsplitError) else HostUnavailable(f"{type(err).__name__}: {err}")
+    if parent:
+        print(json.dumps({"error": known.code, "text": str(known)}), flush=True)
+    else:
+        print(f"lsplit host: {known} ({known.page})", file=sys.stderr, flush=True)
+    return 2 if known is err else 1
+
+
+def _remove(written: list[Path]) -> None:
+    for path in written:
+        path.unlink(missing_ok=True)
 
 
 def check_bind(bind: str, allow_remote: bool) -> None:
@@ -92,7 +131,9 @@ def check_bind(bind: str, allow_remote: bool) -> None:
     except ValueError:
         local = False
     if not local and not allow_remote:
-        raise UnsupportedOption(f"Binding to {bind} lets other machines in; add --allow-remote if that is meant.")
+        raise UnsupportedOption(
+            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if meant."
+        )
     if not local:
         print(
             f"warning: traffic to and from {bind} is not encrypted; use a network you trust, or a tunnel (ssh -L).",
@@ -101,9 +142,10 @@ def check_bind(bind: str, allow_remote: bool) -> None:
         )
 
 
-def _ready(server: StrictServer, body: HeldBody) -> dict:
+def _ready(server: StrictServer, body: HeldBody, token_file: Path) -> dict:
     return {
         "address": server.address,
+        "token_file": str(token_file),
         "pid": os.getpid(),
         "holds": list(body.info.holds),
         "fingerprint": body.info.fingerprint,
@@ -117,7 +159,7 @@ def _loader(path: str) -> Callable[[str, int, int, str], HeldBody]:
     return getattr(importlib.import_module(module), name)
 
 
-def _watch_parent(over: threading.Event, parent: int) -> None:
+def _watch_parent(over: threading.Event, parent: int, written: list[Path]) -> None:
     """Set `over` when stdin ends or the parent changed: a forked sibling may hold the pipe open."""
 
     def pipe() -> None:
@@ -130,6 +172,7 @@ def _watch_parent(over: threading.Event, parent: int) -> None:
         if os.getppid() != parent:
             over.set()
     time.sleep(5)
+    _remove(written)
     os._exit(3)  # loading, or a computation, did not let go: an orphan must not stay
 
 

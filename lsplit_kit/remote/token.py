@@ -6,13 +6,13 @@ import hashlib
 import hmac
 import os
 import secrets
+import socket
 import stat
 import time
 from pathlib import Path
 
-import platformdirs
-
 from ..errors import AuthError
+from ..models.home import home
 from .stream import FastStream
 
 MAGIC = b"LSPLIT1\n"
@@ -51,14 +51,28 @@ def prove_to_client(stream: FastStream, token: bytes, seconds: float = 5.0) -> N
 
 
 def token_folder() -> Path:
-    """Folder of token files: <LSPLIT_HOME>/hosts, else under the user's runtime or cache folder."""
-    home = os.environ.get("LSPLIT_HOME")
-    if home:
-        return Path(home) / "hosts"
+    """Folder of token files: <LSPLIT_HOME>/hosts, else under the user's runtime folder or the kit's cache folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")  # without it the runtime folder may be a guessable name in /tmp
-    if runtime and os.path.isdir(runtime):
-        return Path(runtime) / "lsplit_kit" / "hosts"
-    return Path(platformdirs.user_cache_dir("lsplit_kit")) / "hosts"
+    if not os.environ.get("LSPLIT_HOME") and runtime and os.path.isdir(runtime):
+        return Path(runtime) / "lsplit-kit" / "hosts"
+    return home() / "hosts"
+
+
+def sweep_tokens() -> list[Path]:
+    """Remove the token files of this machine's hosts whose port nobody listens on any more; return them."""
+    gone = []
+    for path in token_folder().glob("*.token"):
+        host, _, port = path.stem.rpartition("_")
+        if not (host.startswith("127.") or host in ("--1", "0.0.0.0")) or not port.isdecimal():
+            continue  # a copy that somebody put here for a host elsewhere
+        try:
+            socket.create_connection((host.replace("--1", "::1"), int(port)), timeout=0.5).close()
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            gone.append(path)
+        except (OSError, OverflowError):
+            continue
+    return gone
 
 
 def token_path(host: str, port: int) -> Path:
@@ -90,8 +104,8 @@ def find_token(host: str, port: int) -> bytes:
     own = os.path.exists(path)  # unlike Path.exists, False where the folder may not be read
     if not own and not elsewhere:
         raise AuthError(
-            f"No token for {host}:{port}: start the host as this user, or set LSPLIT_TOKEN_FILE to a copy of "
-            "its token file."
+            f"No token for {host}:{port} in {path.parent}: start the host as this user, or set LSPLIT_TOKEN_FILE to a "
+            "copy of its token file."
         )
     source = path if own else Path(elsewhere or "")
     try:

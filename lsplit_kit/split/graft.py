@@ -28,7 +28,8 @@ def decoder_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
     state = {k for k in kinds if not k.endswith("attention") or k.startswith("linear")}
     if getattr(model, "_is_stateful", False) or state:
         raise UnsupportedModel(
-            f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}): no crop."
+            f"{family} keeps a recurrent state ({', '.join(sorted(state)) or 'state space'}), which cannot be cut back "
+            "to an earlier position; take a family whose layers all use attention."
         )
     if getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModel(f"{family} shares keys and values between layers on both sides of a cut.")
@@ -129,7 +130,8 @@ def body_side(model: PreTrainedModel, start: int, stop: int) -> nn.Module:
     layers = list(getattr(base, name))[start:stop]
     dtype = next(layers[0].parameters()).dtype
     for child_name, child in list(base.named_children()):
-        if child_name != name and list(child.parameters()):
+        # a norm without weights (olmo) would be applied twice as well
+        if child_name != name and (list(child.parameters()) or type(child).__name__.endswith("Norm")):
             setattr(base, child_name, Neutral(child, dtype))
     recount(nn.ModuleList(layers))
     layers[0] = Entry(layers[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from ..errors import CacheMiss, FrameError, LimitExceeded, SessionUnknown, StepRefused
+from ..errors import CacheMiss, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
 from ..quantization import Codec, Encoded, codec, specs
 from ..wire.message import POLICIES, PROTOCOL, HostInfo, Open, Step, ints_from_wire
 
@@ -54,7 +54,10 @@ class Body:
             raise FrameError("open takes three strings: policy, codec up, codec down.")
         if terms.policy not in POLICIES:
             raise FrameError(f"Unknown cache policy; this host knows {', '.join(POLICIES)}.")
-        session = Session(terms.policy, codec(terms.up[:40]), codec(terms.down[:40]))
+        for spec in (terms.up[:40], terms.down[:40]):
+            if spec not in specs():
+                raise CodecError(f"The host does not know the codec {spec!r}; it knows {', '.join(specs())}.")
+        session = Session(terms.policy, codec(terms.up), codec(terms.down))
         self._next += 1
         self.sessions[self._next] = session
         while len(self.sessions) > MAX_SESSIONS:
@@ -93,7 +96,9 @@ class Body:
         if not (1 <= step.batch <= self.info.max_rows and step.tokens >= 1):
             raise LimitExceeded(f"A step has 1 to {self.info.max_rows} rows and at least one token.")
         if step.start + step.tokens > self.info.max_tokens:
-            raise LimitExceeded(f"{step.start + step.tokens} positions; this host takes {self.info.max_tokens}.")
+            raise LimitExceeded(
+                f"{step.start + step.tokens} positions; this model's context ends at {self.info.max_tokens}."
+            )
         if session.policy == "none" and step.start:
             raise FrameError("Policy none sends everything again: a step starts at 0.")
         if step.start > session.have:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..wire.link import Link
 from .call import read_call, refuse
 from .graft import decoder_of, local_side
 from .plan import SplitPlan
+from .prompt import encode, text_options, token_ids
 from .remote_layer import Remote
 
 
@@ -27,26 +29,20 @@ class SplitMixin(Card):
     remote: Remote
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
-        """As the library's `generate`; a string or a list of strings gives the reply as text."""
-        if isinstance(inputs, (list, tuple)) and not inputs:
-            raise UnsupportedOption("Nothing to generate from: the list of prompts is empty.")
-        if not (
-            isinstance(inputs, str) or (isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str))
-        ):
-            return super().generate(inputs, **options)  # type: ignore[misc]
-        tok = getattr(self, "lsplit_tokenizer", lambda: None)()
-        if tok is None:
-            raise UnsupportedOption("This model came without a tokenizer; pass input_ids, or load it with lk.load().")
-        side, tok.padding_side = tok.padding_side, "left"
-        try:
-            batch = tok(inputs, return_tensors="pt", padding=not isinstance(inputs, str))
-        finally:
-            tok.padding_side = side
-        batch.pop("token_type_ids", None)
-        ids = super().generate(**batch, **options)  # type: ignore[misc]
-        ids = ids if isinstance(ids, torch.Tensor) else ids.sequences
-        texts = tok.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return texts[0] if isinstance(inputs, str) and len(texts) == 1 else texts
+        """As the library's `generate`; a text, a list of texts or of chat messages gives the reply as text.
+
+        With `return_dict_in_generate=True` the library's output object comes back whatever the prompt was.
+        """
+        if inputs is None or isinstance(inputs, (torch.Tensor, Mapping)):
+            return super().generate(**token_ids(inputs, options))  # type: ignore[misc]
+        tok: Any = getattr(self, "lsplit_tokenizer", lambda: None)()
+        batch = encode(tok, inputs, options)
+        out = super().generate(**batch, **text_options(options, tok))  # type: ignore[misc]
+        if not isinstance(out, torch.Tensor):
+            return out
+        texts = tok.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        one = isinstance(inputs, str) or isinstance(inputs[0], Mapping)
+        return texts[0] if one and len(texts) == 1 else texts
 
     def prepare_inputs_for_generation(self, *args: Any, past_key_values: Cache | None = None, **kwargs: Any) -> dict:
         """As the library's, with the Remote's slot in the cache before masks are made."""
@@ -62,6 +58,17 @@ class SplitMixin(Card):
     def close(self) -> None:
         """End the link to the body; the model cannot run afterwards."""
         self.link.close()
+
+    def save_pretrained(self, *args: Any, **options: Any) -> None:
+        """UnsupportedOption, always: the body is elsewhere, and its place in the file would be empty."""
+        raise UnsupportedOption("A split model has no body to save; save the model it was made from.")
+
+    push_to_hub = save_pretrained
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedOption(
+            "A split model holds a link and cannot be copied or pickled; split the model it was made from again."
+        )
 
     def _card(self) -> tuple[str, dict[str, object]]:
         info, remote = self.link.info, self.remote
@@ -83,7 +90,8 @@ def split_text(model: PreTrainedModel, plan: SplitPlan, link: Link, policy: str,
     remote.value_bytes = model.dtype.itemsize
     grafted = local_side(model, start, stop, remote)
     _hook(grafted, remote)
-    grafted.__class__ = type(type(model).__name__, (SplitMixin, type(model)), {"__module__": type(model).__module__})
+    cls = getattr(model, "lsplit_class", type(model))  # a model of load_local has a class that refuses to run
+    grafted.__class__ = type(cls.__name__, (SplitMixin, cls), {"__module__": cls.__module__})
     grafted.plan, grafted.remote = plan, remote
     return grafted
 

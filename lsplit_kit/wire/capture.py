@@ -26,11 +26,18 @@ FORMAT = 1
 
 
 def save(tap: Tap, path: Path, truth: dict | None) -> Path:
-    """Write a tap's crossings to `path`, and `truth` (name -> tensor) to `path` + `.truth`."""
+    """Write a tap's crossings to `path`, and `truth` (name -> tensor) to `path` + `.truth`; raises CaptureError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from .. import __version__
 
+    if path.is_dir():
+        raise CaptureError(f"{path} is a folder; give the capture a file name in it, such as run.lsplit.")
+    if not path.parent.is_dir():
+        raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
+    if truth is not None and not (isinstance(truth, dict) and all(isinstance(v, Tensor) for v in truth.values())):
+        raise CaptureError("truth takes a dict of tensors, such as {'input_ids': ids}.")
     remote = tap.remote
     info = remote.link.info
     manifest = {
@@ -44,9 +51,12 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
         for i, c in enumerate(tap.crossings)
         if c.data
     }
-    save_file(tensors, path, metadata={"lsplit": json.dumps(manifest)})
-    if truth is not None:
-        save_file({k: v.contiguous() for k, v in truth.items()}, Path(f"{path}.truth"))
+    try:
+        save_file(tensors, path, metadata={"lsplit": json.dumps(manifest)})
+        if truth is not None:
+            save_file({k: v.contiguous() for k, v in truth.items()}, Path(f"{path}.truth"))
+    except (OSError, SafetensorError) as err:
+        raise CaptureError(f"{path} cannot be written ({err}).") from None
     return path
 
 
@@ -91,6 +101,12 @@ class Capture(Card):
         from .ledger import table
 
         return table(self.crossings)
+
+    def totals(self) -> pd.DataFrame:
+        """Tensor, payload and frame bytes by direction."""
+        from .ledger import totals
+
+        return totals(self.crossings)
 
     def _card(self) -> tuple[str, dict[str, object]]:
         m, values = self.manifest, sum(math.prod(c.shape) for c in self.crossings if c.codec)

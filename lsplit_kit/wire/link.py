@@ -8,6 +8,7 @@ from typing import Protocol
 from rpyc.core import brine, consts
 
 from ..card import Card
+from ..errors import HostUnavailable
 from .message import Exchange, HostInfo, Open, Step
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
@@ -66,13 +67,16 @@ class InProcess(Card):
     def __init__(self, body: BodyHost) -> None:
         self.body, self.info, self.epoch = body, body.info, 0
         self.on_control: ControlHook | None = None
+        self._closed = False
 
     def open(self, terms: Open) -> int:
         """Start a session in this process."""
+        self._check()
         return self.body.open(terms)
 
     def step(self, session: int, step: Step) -> Exchange:
         """Run one step in this process."""
+        self._check()
         return Exchange(self.body.step(session, step), 0, 0)
 
     def close_session(self, session: int) -> None:
@@ -84,10 +88,15 @@ class InProcess(Card):
         return {}
 
     def close(self) -> None:
-        """Nothing to close."""
+        """End the link, as one to a host elsewhere would: no step runs over it afterwards."""
+        self._closed = True
+
+    def _check(self) -> None:
+        if self._closed:
+            raise HostUnavailable("The link to the body in this process is closed; split the model again.")
 
     def _card(self) -> tuple[str, dict[str, object]]:
-        return f"Link: {self.name}", about(self.info)
+        return f"Link: {self.name}", {"state": "closed" if self._closed else "open", **about(self.info)}
 
 
 class Loopback(InProcess):
@@ -102,6 +111,7 @@ class Loopback(InProcess):
 
     def open(self, terms: Open) -> int:
         """Start a session through real frames."""
+        self._check()
         args, up = self._frame("open", tuple(terms))
         session = super().open(Open(*args))
         self._note("open", up, self._reply(session)[1])
@@ -109,6 +119,7 @@ class Loopback(InProcess):
 
     def step(self, session: int, step: Step) -> Exchange:
         """Run one step through real frames."""
+        self._check()
         args, up = self._frame("step", (session, *step.to_wire()))
         payload, down = self._reply(self.body.step(args[0], Step.from_wire(args[1:])))
         self._count(up, down)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..card import Card
+from ..errors import CaptureError, UnsupportedModel
 from ..quantization import Encoded
 from .link import Link
 from .message import Exchange, Step
@@ -46,10 +47,14 @@ class Tap(Card):
     """Records every crossing of one split model while its `with` block runs."""
 
     def __init__(self, model: Tapped) -> None:
+        if not hasattr(getattr(model, "remote", None), "watchers"):
+            raise UnsupportedModel(
+                f"A tap listens to a split model, got {type(model).__name__}; split it first with lk.split()."
+            )
         self.remote = model.remote
         self.model = model
         self.crossings: list[Crossing] = []
-        self._before: dict[str, tuple[int, int]] = {}
+        self._before: dict[str, tuple[int, int]] | None = None
         self._after: dict[str, tuple[int, int]] | None = None
 
     def __enter__(self) -> Tap:
@@ -98,30 +103,39 @@ class Tap(Card):
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) that the stream, and TCP where the kernel tells, counted during the block."""
-        now = self._after if self._after is not None else self.remote.link.counters()
-        return {
-            k: (v[0] - self._before.get(k, (0, 0))[0], v[1] - self._before.get(k, (0, 0))[1]) for k, v in now.items()
-        }
+        self.check()
+        now, before = self._after if self._after is not None else self.remote.link.counters(), self._before or {}
+        return {k: (v[0] - before.get(k, (0, 0))[0], v[1] - before.get(k, (0, 0))[1]) for k, v in now.items()}
+
+    def check(self) -> None:
+        """Raise CaptureError unless the tap's block was entered: an empty table would look like an empty wire."""
+        if self._before is None:
+            raise CaptureError("This tap never listened; use it as a block: with lk.tap(lm) as wire: lm.generate(...).")
 
     def ledger(self) -> pd.DataFrame:
         """One row per crossing: kind, session, step, start, direction, shape, codec and three byte counts."""
         from .ledger import table
 
+        self.check()
         return table(self.crossings)
 
     def totals(self) -> pd.DataFrame:
         """Tensor, payload and frame bytes by direction."""
         from .ledger import totals
 
+        self.check()
         return totals(self.crossings)
 
     def save(self, path: str | Path, truth: dict | None = None) -> Path:
         """Write the capture (safetensors and manifest, neither prompt nor seed); `truth` goes to a file of its own."""
         from .capture import save
 
+        self.check()
         return save(self, Path(path), truth)
 
     def _card(self) -> tuple[str, dict[str, object]]:
+        if self._before is None:
+            return "Tap: not listening", {"use": "with lk.tap(lm) as wire: lm.generate(...)"}
         steps = sum(c.direction == "up" and c.codec != "" for c in self.crossings)
         return f"Tap: {steps} steps", said(self.crossings)
 

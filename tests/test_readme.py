@@ -1,0 +1,34 @@
+"""The README's Python runs as it stands, and the pages it links to exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=["ten lines", "your own model"])
+def test_the_examples_run_verbatim(code, tmp_path):
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if "totals" in code:  # reply and byte counts as printed in the README, but for what a port's digits cost
+        shown = README.split("<!-- example -->\n```text\n", 1)[1].split("```", 1)[0]
+        ours, theirs = (re.sub(r"\s+", " ", re.sub(r"\d{5}\n", "\n", text)).strip() for text in (done.stdout, shown))
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/failure-modes.md", "docs/errors/README.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / page).parent / target).exists(), target

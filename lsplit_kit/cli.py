@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two spinning processes on two cores collapse
@@ -36,19 +37,31 @@ def about(
 @app.command()
 def demo(
     prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
-    model: Annotated[str, typer.Option(help="a short name or a model folder")] = "smollm2",
+    image: Annotated[str | None, typer.Option(help="make this picture instead of an answer")] = None,
+    model: Annotated[str, typer.Option(help="short name or folder [smollm2, with --image emoji-ldm]")] = "",
     head: Annotated[int, typer.Option(help="decoder layers before the body")] = 2,
     tail: Annotated[int, typer.Option(help="decoder layers after the body")] = 2,
     tokens: Annotated[int, typer.Option(help="new tokens at most", min=1)] = 64,
-    codec: Annotated[str | None, typer.Option(help="codec both ways; lossless when left out")] = None,
+    codec: Annotated[str | None, typer.Option(help="codec both ways, of the noise with --image")] = None,
+    steps: Annotated[int, typer.Option(help="steps of --image", min=1)] = 20,
+    mode: Annotated[str, typer.Option(help="per_step or lockstep, with --image")] = "lockstep",
+    seed: Annotated[int, typer.Option(help="seed of --image")] = 0,
+    out: Annotated[Path, typer.Option(help="where --image is saved")] = Path("lsplit-demo.png"),
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object and nothing else")] = False,
 ) -> None:
     """Send a real prompt through a model whose body runs in another process, and account for every byte."""
-    from .demo import report_lines, run_demo
-
     write = None if as_json else lambda text: print(text, end="", flush=True)
-    report = run_demo(prompt, model, head, tail, tokens, codec, write)
-    print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
+    if image is None:
+        from .demo import report_lines as lines
+        from .demo import run_demo
+
+        report = run_demo(prompt, model or "smollm2", head, tail, tokens, codec, write)
+    else:
+        from .demo_image import image_report_lines as lines
+        from .demo_image import run_image_demo
+
+        report = run_image_demo(image, model or "emoji-ldm", steps, mode, codec or "int8", seed, out, write)
+    print(json.dumps(report) if as_json else "\n".join(lines(report)))
 
 
 @app.command(
@@ -82,7 +95,9 @@ def models() -> None:
     from .models.load import known_names
 
     print("\n".join(known_names()))
-    print("... and any causal language model of transformers: a folder or a hub id.")
+    print(
+        "... and any causal language model of transformers, a folder or a hub id; any pipeline of diffusers, a folder."
+    )
 
 
 @app.command()

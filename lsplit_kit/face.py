@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,17 +14,22 @@ from .quantization import lossless
 from .split.body import body_of, fingerprint_of
 from .split.plan import SplitPlan
 from .split.text import split_text
-from .wire.link import InProcess, Link, Loopback
+from .wire.link import BodyHost, InProcess, Link, Loopback
 
 if TYPE_CHECKING:
     from .remote.host import Host
 
 
-def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
-    """(model, tokenizer): "smollm2", a "toy-*" name, a folder, or a hub id; raises WeightsError."""
-    from .models.load import load
+def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> Any:
+    """(model, tokenizer), or a pipeline: a short name ("smollm2", "emoji-ldm", "toy-*"), a folder, or a hub id.
 
-    return load(name_or_path, dtype)
+    Raises WeightsError.
+    """
+    from .models.load import load
+    from .models.names import is_picture
+    from .models.pictures import load_pipe
+
+    return load_pipe(name_or_path, dtype) if is_picture(name_or_path) else load(name_or_path, dtype)
 
 
 def load_local(
@@ -53,36 +59,52 @@ def split(
     body: str | Link | None = None,
     codec: str | tuple[str, str] | None = None,
     cache: str = "kv",
+    at: str = "denoiser",
+    mode: str = "per_step",
+    guidance: str | None = None,
     timeout: float = 60.0,
 ) -> Any:
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
-    body: None (this process), "loopback" (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or
-    (up, down); None is lossless for the model's number format. cache: kv, hidden (arXiv 2310.14651) or none.
+    model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
+    (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
+    model's number format. Text: cache is kv, hidden (arXiv 2310.14651) or none. Pictures: at is "denoiser" or "blocks"
+    (head down blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or
+    "lockstep" (the host steps its own scheduler, only noise comes down); guidance is applied at the "host" or "local".
     """
     model = model[0] if isinstance(model, tuple) else model
     pair = _codecs(codec)  # before a model is loaded
     if isinstance(model, (str, os.PathLike)):
         _check_plan(model, plan, head, tail)
-        model = load(model)[0]
-    if not hasattr(model, "generate") or not hasattr(model, "config"):
-        raise UnsupportedModel(f"split() takes a causal language model of transformers, got {type(model).__name__}.")
-    if hasattr(model, "remote"):
-        raise UnsupportedModel("This model is split already; split the model it was made from.")
+        model = load(model)
+        model = model[0] if isinstance(model, tuple) else model
     if plan is not None and (head is not None or tail is not None):
         raise PlanError("Give either a plan or head= and tail=, not both.")
     if plan is not None and not isinstance(plan, SplitPlan):
         raise PlanError(f"plan takes a SplitPlan(head, tail), got {type(plan).__name__}.")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 86_400:
         raise UnsupportedOption(f"timeout takes seconds above 0 and at most 86,400, got {timeout!r}.")
+    if hasattr(model, "remote"):
+        raise UnsupportedModel("This model is split already; split the model it was made from.")
     kept = getattr(model, "lsplit_plan", None)  # a model of load_local has its cuts already
     if plan is None:
         default = kept or SplitPlan()
         plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
+    if hasattr(model, "scheduler") and hasattr(model, "components"):
+        return _split_picture(model, plan, body, pair, at, mode, guidance, timeout)
+    if not hasattr(model, "generate") or not hasattr(model, "config"):
+        raise UnsupportedModel(
+            "split() takes a causal language model of transformers or a pipeline of diffusers, "
+            f"got {type(model).__name__}."
+        )
     if kept is not None and plan != kept:
         raise PlanError(f"This model was loaded with {kept} only; load it again for {plan}.")
+    if (at, mode, guidance) != ("denoiser", "per_step", None):
+        raise UnsupportedOption(
+            "at=, mode= and guidance= are for pictures; a language model takes head=, tail=, cache=."
+        )
     up, down = (spec or lossless(model.dtype) for spec in pair)
-    link = _link(model, plan, body, timeout)
+    link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:
         return split_text(model, plan, link, cache, up, down)
     except BaseException:
@@ -90,21 +112,59 @@ def split(
         raise
 
 
-def _link(model: Any, plan: SplitPlan, body: str | Link | None, timeout: float) -> Link:
+def _split_picture(
+    pipe: Any,
+    plan: SplitPlan,
+    body: str | Link | None,
+    pair: Any,
+    at: str,
+    mode: str,
+    guidance: str | None,
+    timeout: float,
+) -> Any:
+    from .split.image import part_of, picture_body, picture_cut, split_image
+
+    if at not in ("denoiser", "blocks") or guidance not in (None, "host", "local"):
+        raise UnsupportedOption(
+            f'at is "denoiser" or "blocks", guidance "host" or "local"; got {at!r} and {guidance!r}.'
+        )
+    denoiser = getattr(pipe, part_of(pipe))
+    cut = picture_cut(denoiser, at, plan.head, plan.tail)
+    name = getattr(pipe, "lsplit_name", None) or type(pipe).__name__
+    up, down = (spec or lossless(denoiser.dtype) for spec in pair)
+
+    def here() -> Any:
+        return picture_body(denoiser, cut, name)
+
+    link = _link(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
+    try:
+        return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down)
+    except BaseException:
+        link.close()
+        raise
+
+
+def _link(
+    body: str | Link | None,
+    here: Callable[[], BodyHost],
+    fingerprint: Callable[[], tuple[str, int, int]],
+    dtype: torch.dtype,
+    timeout: float,
+) -> Link:
     if body is None or body == "loopback":
-        return (InProcess if body is None else Loopback)(body_of(model, plan))
+        return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
         return body
     if isinstance(body, str) and body.startswith("rpyc://"):
         from .remote.client import RpycLink
 
-        fingerprint, start, stop = fingerprint_of(model, plan)
+        known, start, stop = fingerprint()
         return RpycLink(
-            body, timeout=timeout, fingerprint=fingerprint, start=start, stop=stop,
-            dtype=str(model.dtype).removeprefix("torch."),
+            body, timeout=timeout, fingerprint=known, start=start, stop=stop,
+            dtype=str(dtype).removeprefix("torch."),
         )  # fmt: skip
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
-    raise UnsupportedOption(f'body takes None, "loopback" or an address "rpyc://host:port", got {said}.')
+    raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')
 
 
 def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None]:

@@ -621,7 +621,7 @@ def test_bad_input(world, act, error):
     try:
         with pytest.raises(error) as caught:
             act(world)
-        assert time.monotonic() - began < SECONDS + 2  # what is over the deadline is for busy cores
+        assert time.monotonic() - began < SECONDS + 20  # far from the 60 s of a link: the rest is for busy cores
         text = str(caught.value)
         if issubclass(error, e.LsplitError):
             assert type(caught.value) is error, repr(caught.value)

@@ -25,8 +25,9 @@ def test_round_trip(spec, shape, scale, seed):
     assert y.shape == x.shape and y.dtype == torch.float32
     if not x.numel():
         return
-    bound = {"fp32": 0.0, "fp16": 1e-3, "bf16": 8e-3, "int8:token": 1 / 250}[spec]
-    peak = x.abs().amax(dim=-1, keepdim=True)
+    bound = {"fp32": 0.0, "fp16": 1e-3, "bf16": 8e-3, "int8:token": 1 / 250, "int8": 1 / 250, "int4": 1 / 14}[spec]
+    whole = spec in ("int8", "int4")  # one step for the whole tensor, of at most twice its peak / (2^n - 1)
+    peak = x.abs().max() if whole else x.abs().amax(dim=-1, keepdim=True)
     assert ((y - x).abs() <= bound * peak + (1e-7 if bound else 0)).all()
 
 
@@ -70,5 +71,14 @@ def test_fp16_refuses_what_it_cannot_hold():
         lk.codec("fp16").encode(torch.tensor([1e6]))
 
 
-def test_int8_counts_its_scales():
+def test_integers_count_their_scales():
     assert lk.codec("int8:token").payload_bytes((1, 1, 576)) == 580
+    assert lk.codec("int8").payload_bytes((1, 4, 8, 8)) == 264
+    assert lk.codec("int4").payload_bytes((3, 3)) == 13
+
+
+def test_int4_keeps_its_sixteen_levels_and_ends():
+    levels = torch.linspace(-1, 2, 16).repeat(3)
+    assert torch.allclose(lk.codec("int4").decode(lk.codec("int4").encode(levels)), levels, atol=1e-6)
+    constant = torch.full((5,), 0.7)
+    assert torch.equal(lk.codec("int8").decode(lk.codec("int8").encode(constant)), constant)

@@ -589,7 +589,15 @@ def test_a_bad_hello(answer):
     bad.listener.close()
 
 
-def test_interrupt_and_timeout_make_a_fresh_connection(server):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as at a prompt: a worker process of parallel tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_and_timeout_make_a_fresh_connection(server, interruptible):
     with link_to(server, timeout=1.0) as link:
         session = link.open(TERMS)
         with pytest.raises(errors.HostTimeout):

@@ -12,15 +12,22 @@ import torch
 from ..errors import UnsupportedOption, WeightsError
 from ..split.plan import SplitPlan
 from .convert import SMOLLM2, SMOLLM2_LAYERS
+from .toy_pipes import toy_pipe_names
 from .toys import LAYERS, toy_names
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+EMOJI, SHIPPED = "emoji-ldm", Path(__file__).with_name("emoji_ldm")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 def known_names() -> list[str]:
     """The short names that `load` knows."""
-    return [SMOLLM2, *toy_names()]
+    return [SMOLLM2, *toy_names(), *picture_names()]
+
+
+def picture_names() -> list[str]:
+    """The short names of pipelines."""
+    return [*([EMOJI] if SHIPPED.is_dir() else []), *toy_pipe_names()]
 
 
 def resolve(model: object) -> tuple[str, Path | None]:
@@ -45,8 +52,16 @@ def resolve(model: object) -> tuple[str, Path | None]:
     if near and f"toy-{name.lower()}" != near:  # "gpt2" is a hub id of its own
         raise WeightsError(f"There is no model named {name!r}; did you mean {near!r}?")
     if name.lower().startswith("toy-"):
-        raise WeightsError(f"There is no toy named {name!r}; the toys are {', '.join(toy_names())}.")
+        raise WeightsError(
+            f"There is no toy named {name!r}; the toys are {', '.join((*toy_names(), *toy_pipe_names()))}."
+        )
     return name, None
+
+
+def is_picture(model: object) -> bool:
+    """Whether a name is a pipeline's: a short name, or a folder with a model_index.json. Raises as `resolve`."""
+    name, folder = resolve(model)
+    return name in picture_names() if folder is None else (folder / "model_index.json").is_file()
 
 
 def suggestion(name: str) -> str | None:

@@ -10,11 +10,13 @@ import torch
 
 from ..errors import UnsupportedModel, WeightsError
 from ..split.body import body_of, layer_prefix
+from ..split.picture_host import PictureBody
 from ..split.plan import SplitPlan
 from ..split.session import Body
 from .convert import SMOLLM2, smollm2_folder
 from .load import TokenizerAtUse, fill, skeleton
-from .names import check_plan, number_format, resolve, suggestion
+from .names import check_plan, is_picture, number_format, resolve, suggestion
+from .pictures import load_picture_body
 from .reader import TensorFolder
 from .toys import toy_folder, toy_names
 
@@ -68,9 +70,12 @@ def load_local(
 
 def load_body(
     name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = "float32"
-) -> Body:
-    """Only the body's layers, for a host; it holds no embedding, no final norm and no LM head."""
-    number, plan = number_format(dtype), check_plan(name_or_path, head, tail)
+) -> Body | PictureBody:
+    """Only the body, for a host: decoder layers without embedding, norm and LM head; or a pipeline's denoiser."""
+    number = number_format(dtype)
+    if is_picture(name_or_path):
+        return load_picture_body(name_or_path, number)
+    plan = check_plan(name_or_path, head, tail)
     name, folder = resolve(name_or_path)[0], folder_of(name_or_path)
     model = skeleton(folder, number)
     prefix, layers = layer_prefix(model)

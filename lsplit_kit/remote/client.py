@@ -21,8 +21,8 @@ from ..errors import (
     SessionUnknown,
     VersionMismatch,
 )
-from ..wire.link import ControlHook, about
-from ..wire.message import PROTOCOL, Exchange, HostInfo, Open, Step
+from ..wire.link import ControlHook, Message, about
+from ..wire.message import PROTOCOL, Exchange, HostInfo, Open
 from .address import parse_address
 from .protocol import (
     CONFIG,
@@ -93,7 +93,7 @@ class RpycLink(Card):
             self._note("open", up, down)
             return ours
 
-    def step(self, session: int, step: Step) -> Exchange:
+    def step(self, session: int, step: Message) -> Exchange:
         """Send one step, wait for its answer; raises SessionUnknown when the session's connection is gone."""
         with self._lock:
             self._drop_if_dead()

@@ -142,13 +142,13 @@ def host(
 
 def _named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:
     """The model's name or folder, after checks and, here where a person sees the progress bar, the fetch."""
-    from ..models.names import check_plan, number_format, resolve
+    from ..models.names import check_plan, is_picture, number_format, resolve
     from ..models.partial import folder_of
 
     name, folder = resolve(model)
     number_format(dtype)
     check_plan(name, head, tail)
-    if fetch and folder is None:
+    if fetch and folder is None and not is_picture(name):  # a pipeline without a folder is in the package
         folder_of(name)
     return name
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import FingerprintMismatch, FrameError, LsplitError, SessionUnknown, VersionMismatch
 from ..wire.link import BodyHost
-from ..wire.message import PROTOCOL, HostInfo, Open, Step
+from ..wire.message import PROTOCOL, HostInfo, Open
 from .protocol import PrimitiveService, log, safe_text
 
 MAX_SESSIONS = 64
@@ -64,8 +64,8 @@ class BodyService(PrimitiveService):
             start, stop = first, last
         if not first <= start < stop <= last:
             raise FingerprintMismatch(
-                f"The local side asks for layers [{start}, {stop}), the host holds [{first}, {last}); "
-                "start the host with a smaller head and tail."
+                f"The local side asks for layers [{start}, {stop}), the host holds [{first}, {last}) of "
+                f"{self.body.info.model}; start a host with that model and a smaller head and tail."
             )
         own = self.body.info.dtype
         if dtype and dtype != own:
@@ -102,7 +102,7 @@ class BodyService(PrimitiveService):
         part = self._ready()
         if not args or type(args[0]) is not int:
             raise FrameError("step(session, ...) needs the session's number first.")
-        step = Step.from_wire(args[1:])
+        step = part.message.from_wire(args[1:])
         number = self._sessions.get(args[0])
         if number is None:
             raise SessionUnknown(f"The host does not know session {args[0]} on this connection.")

@@ -8,7 +8,8 @@ from ..errors import UnsupportedModel
 from .fingerprint import digests, fingerprint
 from .graft import body_side, decoder_of
 from .plan import SplitPlan
-from .session import Body, describe
+from .session import Body
+from .sessions import describe
 
 
 def layer_prefix(model: PreTrainedModel) -> tuple[str, int]:

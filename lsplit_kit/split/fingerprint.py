@@ -93,3 +93,9 @@ def fingerprint(
         "tensors": entries,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def fingerprint_of_tensors(family: str, cut: tuple[int, int], dtype: str, digests: Mapping[str, str]) -> str:
+    """SHA-256 (hex) of the parts [start, stop) of a denoiser: class, cut, number format and every tensor."""
+    facts = {"family": family, "cut": list(cut), "dtype": dtype, "tensors": sorted(digests.items())}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -14,10 +14,11 @@ from ..cache import RemoteSlot, adopt
 from ..errors import CacheMiss, HostTimeout, HostUnavailable, LimitExceeded, SessionUnknown, UnsupportedOption
 from ..quantization import Encoded, codec
 from ..wire.link import Link
-from ..wire.message import POLICIES, Exchange, Open, Step, ints_to_wire
+from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_to_wire
+from ..wire.tap import Where
 from .call import Call
 
-Watcher = Callable[[RemoteSlot, Step, Encoded, Encoded, Exchange, bool], None]
+Watcher = Callable[[Where, list[Sent], list[Sent], Exchange], None]
 
 
 class NoGradient(torch.autograd.Function):
@@ -45,7 +46,6 @@ class Remote(nn.Module):
             raise UnsupportedOption(f"Unknown cache policy {policy!r}; choose one of {', '.join(POLICIES)}.")
         self.link, self.policy = link, policy
         self.up, self.down = codec(up), codec(down)
-        self.value_bytes = 4
         self.watchers: list[Watcher] = []
         self.current = threading.local()  # the call under way in this thread: masks do not reach layers as pad counts
         self._closing: deque[tuple[int, int]] = deque()
@@ -142,8 +142,10 @@ class Remote(nn.Module):
         down = Encoded(self.down.spec, up.shape, done.payload)
         tensor = self.down.decode(down, slot.history.dtype)
         slot.rows, slot.sent = None, stop
+        where = Where("replay" if replay else "step", slot.session or 0, step.step_no, start)
+        size = tensor.numel() * tensor.element_size()
         for watch in self.watchers:
-            watch(slot, step, up, down, done, replay)
+            watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)
         return tensor
 
     def _drop_closed(self) -> None:

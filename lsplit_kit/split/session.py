@@ -2,92 +2,60 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from ..errors import CacheMiss, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
-from ..quantization import Codec, Encoded, codec, specs
-from ..wire.message import POLICIES, PROTOCOL, HostInfo, Open, Step, ints_from_wire
+from ..errors import CacheMiss, FrameError, LimitExceeded
+from ..quantization import Encoded
+from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
+from .sessions import MAX_REMEMBERED, Remembered, Sessions
 
-MAX_FRAME, MAX_ROWS, MAX_SESSIONS = 16 << 20, 256, 64
 
-
-@dataclass
-class Session:
+class Session(Remembered):
     """What a host remembers for one client cache: keys and values, or the hidden vectors, never tokens."""
 
-    policy: str
-    up: Codec
-    down: Codec
-    cache: DynamicCache | None = None
-    history: Tensor | None = None
-    pads: list[int] = field(default_factory=list)
-    positions: Tensor | None = None
-    have: int = 0
-    batch: int = 0
-    last: tuple[int, bytes, bytes] = (-1, b"", b"")
+    def __init__(self, terms: Open) -> None:
+        super().__init__(terms)
+        self.cache: DynamicCache | None = None
+        self.history: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.pads: list[int] = []
+        self.have = self.batch = 0
+
+    def size(self) -> int:
+        """Bytes of keys, values and hidden vectors."""
+        held = [
+            t for layer in (self.cache.layers if self.cache is not None else ()) for t in (layer.keys, layer.values)
+        ]
+        return sum(t.nbytes for t in (*held, self.history) if isinstance(t, Tensor))
 
 
-class Body:
+class Body(Sessions[Session, Step]):
     """Decoder layers [start, stop) of a model, ready to answer steps; one compute lock for all sessions."""
 
+    policies, message = POLICIES, Step
+
     def __init__(self, base: nn.Module, info: HostInfo, lock: threading.Lock | None = None) -> None:
-        self.base, self.info = base, info
-        self.sessions: OrderedDict[int, Session] = OrderedDict()
-        self._next = 0
-        self._lock = lock or threading.Lock()
-        self.dtype = getattr(torch, info.dtype)
+        super().__init__(info, lock)
+        self.base, self.dtype = base, getattr(torch, info.dtype)
 
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
         return Body(self.base, self.info, self._lock)
 
-    def open(self, terms: Open) -> int:
-        """Start a session under these terms; its number counts within this body (one connection)."""
-        if len(terms) != 3 or any(type(x) is not str for x in terms):
-            raise FrameError("open takes three strings: policy, codec up, codec down.")
-        if terms.policy not in POLICIES:
-            raise FrameError(f"Unknown cache policy; this host knows {', '.join(POLICIES)}.")
-        for spec in (terms.up[:40], terms.down[:40]):
-            if spec not in specs():
-                raise CodecError(f"The host does not know the codec {spec!r}; it knows {', '.join(specs())}.")
-        session = Session(terms.policy, codec(terms.up), codec(terms.down))
-        self._next += 1
-        self.sessions[self._next] = session
-        while len(self.sessions) > MAX_SESSIONS:
-            self.sessions.popitem(last=False)
-        return self._next
+    def _begin(self, terms: Open) -> Session:
+        return Session(terms)
 
-    def close_session(self, number: int) -> None:
-        """Forget a session; an unknown number is no error."""
-        self.sessions.pop(number, None)
-
-    def step(self, number: int, step: Step) -> bytes:
-        """Answer one step with the down payload [B, T, d]; raises typed errors, and then the session is unchanged."""
-        session = self.sessions.get(number)
-        if session is None:
-            raise SessionUnknown("This connection has no such session; open a new one and replay.")
-        self.sessions.move_to_end(number)
-        digest = step.digest()
-        if step.step_no == session.last[0]:
-            if digest != session.last[1]:
-                raise StepRefused(f"Step {step.step_no} came twice with different contents.")
-            return session.last[2]
-        if step.step_no < session.last[0]:
-            raise StepRefused(f"Step {step.step_no} is older than the last one, {session.last[0]}.")
+    def _answer(self, session: Session, step: Step) -> bytes:
+        """The down payload [B, T, d]."""
         self._check(session, step)
         hidden = session.up.decode(Encoded(session.up.spec, self._shape(step), step.payload), self.dtype)
         rows, pads, positions = self._control(session, step)
         with self._lock, torch.inference_mode():
-            payload = self._run(session, step, hidden, rows, pads, positions)
-        session.last = (step.step_no, digest, payload)
-        return payload
+            return self._run(session, step, hidden, rows, pads, positions)
 
     def _shape(self, step: Step) -> tuple[int, int, int]:
         return (step.batch, step.tokens, self.info.width)
@@ -103,6 +71,10 @@ class Body:
             raise FrameError("Policy none sends everything again: a step starts at 0.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
+        if session.have and step.start:
+            each = session.size() / (session.have * session.batch)
+            if each * (step.start + step.tokens) * step.batch > MAX_REMEMBERED:
+                raise LimitExceeded(f"This host remembers at most {MAX_REMEMBERED:,} bytes for one connection.")
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 
@@ -193,15 +165,3 @@ class Body:
             return self.base(inputs_embeds=zeros, **call).last_hidden_state.reshape(hidden.shape)
         finally:
             entry.received = None
-
-
-def describe(model: str, fingerprint: str, cut: tuple[int, int], width: int, dtype: str, max_tokens: int) -> HostInfo:
-    """What a body of this process says of itself."""
-    import transformers
-
-    from .. import __version__
-
-    return HostInfo(
-        PROTOCOL, __version__, str(torch.__version__), transformers.__version__, model, fingerprint, *cut, width, dtype,
-        tuple(specs()), MAX_FRAME, max_tokens, MAX_ROWS, os.getpid(), cut,
-    )  # fmt: skip

@@ -87,7 +87,6 @@ def split_text(model: PreTrainedModel, plan: SplitPlan, link: Link, policy: str,
     base, name = decoder_of(model)
     start, stop = plan.cut(len(getattr(base, name)))
     remote = Remote(link, policy, up, down)
-    remote.value_bytes = model.dtype.itemsize
     grafted = local_side(model, start, stop, remote)
     _hook(grafted, remote)
     cls = getattr(model, "lsplit_class", type(model))  # a model of load_local has a class that refuses to run

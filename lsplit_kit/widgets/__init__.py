@@ -1,5 +1,6 @@
 """Panels for notebooks: controls, figures and readouts; they hold no maths."""
 
+from .picture_split import PictureSplit
 from .split_explorer import SplitExplorer
 
-__all__ = ["SplitExplorer"]
+__all__ = ["PictureSplit", "SplitExplorer"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .tap import Tap
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(tap: Tap, path: Path, truth: dict | None) -> Path:
@@ -44,7 +44,7 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
         "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
         "model": info.model, "layers": [info.start, info.stop], "width": info.width,
         "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
-        "crossings": [c[:10] for c in tap.crossings],
+        "crossings": [c[:-1] for c in tap.crossings],
     }  # fmt: skip
     tensors = {
         f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
@@ -79,7 +79,7 @@ class Capture(Card):
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing._make([*row[:5], tuple(row[5]), *row[6:10], data.get(f"{i:06d}", b"")])
+                    Crossing._make([*row[:6], tuple(row[6]), *row[7:], data.get(f"{i:06d}", b"")])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
@@ -93,7 +93,7 @@ class Capture(Card):
         return [
             codec(c.codec).decode(Encoded(c.codec, c.shape, c.data))
             for c in self.crossings
-            if c.direction == direction and c.codec
+            if c.direction == direction and c.codec and not c.codec.startswith("raw:")
         ]
 
     def ledger(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .tap import Crossing
 
-COLUMNS = ["kind", "session", "step", "start", "direction", "shape", "codec", "tensor", "payload", "frame"]
+COLUMNS = ["name", "kind", "session", "step", "start", "direction", "shape", "codec", "tensor", "payload", "frame"]
 
 
 def table(crossings: Sequence[Crossing]) -> pd.DataFrame:

@@ -9,10 +9,11 @@ from rpyc.core import brine, consts
 
 from ..card import Card
 from ..errors import HostUnavailable
-from .message import Exchange, HostInfo, Open, Step
+from .message import Exchange, HostInfo, Open, PictureStep, Step
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
 
+Message = Step | PictureStep
 ControlHook = Callable[[str, int, int], None]
 
 
@@ -21,10 +22,14 @@ class BodyHost(Protocol):
 
     info: HostInfo
 
+    @property
+    def message(self) -> type[Step] | type[PictureStep]:
+        """What kind of step this body answers."""
+
     def open(self, terms: Open) -> int:
         """Start a session; returns its number."""
 
-    def step(self, session: int, step: Step) -> bytes:
+    def step(self, session: int, step: Message) -> bytes:
         """Answer one step with the payload that goes down."""
 
     def close_session(self, session: int) -> None:
@@ -41,7 +46,7 @@ class Link(Protocol):
     def open(self, terms: Open) -> int:
         """Start a session at the host; returns its number."""
 
-    def step(self, session: int, step: Step) -> Exchange:
+    def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
 
     def close_session(self, session: int) -> None:
@@ -74,7 +79,7 @@ class InProcess(Card):
         self._check()
         return self.body.open(terms)
 
-    def step(self, session: int, step: Step) -> Exchange:
+    def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
         return Exchange(self.body.step(session, step), 0, 0)
@@ -117,11 +122,11 @@ class Loopback(InProcess):
         self._note("open", up, self._reply(session)[1])
         return session
 
-    def step(self, session: int, step: Step) -> Exchange:
+    def step(self, session: int, step: Message) -> Exchange:
         """Run one step through real frames."""
         self._check()
         args, up = self._frame("step", (session, *step.to_wire()))
-        payload, down = self._reply(self.body.step(args[0], Step.from_wire(args[1:])))
+        payload, down = self._reply(self.body.step(args[0], type(step).from_wire(args[1:])))
         self._count(up, down)
         return Exchange(payload, up, down)
 

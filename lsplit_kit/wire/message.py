@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FrameError
+from ..quantization import Encoded
 
 PROTOCOL = "1.0"
 POLICIES = ("kv", "hidden", "none")
+MODES = ("per_step", "lockstep")
 
 
 def ints_to_wire(values: list[int]) -> bytes:
@@ -71,8 +73,44 @@ class Step:
         return parts.digest()
 
 
+@dataclass(frozen=True)
+class PictureStep:
+    """One crossing up of a denoiser: position `start` in the run, the call's form where it changed, tensors' bytes."""
+
+    step_no: int
+    start: int
+    form: bytes
+    payload: bytes
+
+    def to_wire(self) -> tuple[int | bytes, ...]:
+        """The fields in order."""
+        return (self.step_no, self.start, self.form, self.payload)
+
+    @classmethod
+    def from_wire(cls, values: tuple[object, ...]) -> PictureStep:
+        """Build a step from a peer's values; raises FrameError on a wrong count, type or range."""
+        if tuple(map(type, values)) != (int, int, bytes, bytes):
+            raise FrameError("A denoiser's step is (step_no, start, form, payload).")
+        if not all(0 <= number < 2**31 for number in values[:2]):  # type: ignore[operator]
+            raise FrameError("A number of this step is out of range.")
+        return cls(*values)  # type: ignore[arg-type]
+
+    def digest(self) -> bytes:
+        """What the step says, but for its number."""
+        head = f"{self.start} {len(self.form)} ".encode()
+        return hashlib.sha256(head + self.form + self.payload).digest()
+
+
+class Sent(NamedTuple):
+    """One tensor of one frame, as the ledger counts it: its name, what crossed, and its bytes before the codec."""
+
+    name: str
+    encoded: Encoded
+    tensor: int
+
+
 class Open(NamedTuple):
-    """The fixed terms of a session: cache policy and the codecs of both directions."""
+    """The fixed terms of a session: cache policy (a denoiser's mode) and the codecs of both directions."""
 
     policy: str
     up: str

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..card import Card
 from ..errors import CaptureError, UnsupportedModel
-from ..quantization import Encoded
 from .link import Link
-from .message import Exchange, Step
+from .message import Exchange, Sent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +22,23 @@ class Tapped(Protocol):
     remote: Any
 
 
+class Where(NamedTuple):
+    """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten."""
+
+    kind: str
+    session: int
+    step: int
+    start: int
+
+
 class Crossing(NamedTuple):
     """One tensor in one direction (or a control frame, whose tensor and payload bytes are 0).
 
     tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
-    in the stream (0 in process, where nothing is framed).
+    in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor).
     """
 
+    name: str
     kind: str
     session: int
     step: int
@@ -73,31 +82,20 @@ class Tap(Card):
         link.on_control = self._outer
         self._after = link.counters()
 
-    def _watch(self, slot: Any, step: Step, up: Encoded, down: Encoded, done: Exchange, replay: bool) -> None:
-        width = self.remote.value_bytes
-        for direction, sent, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
-            count = 1
-            for n in sent.shape:
-                count *= n
-            self.crossings.append(
-                Crossing(
-                    "replay" if replay else "step",
-                    slot.session or 0,
-                    step.step_no,
-                    step.start,
-                    direction,
-                    sent.shape,
-                    sent.spec,
-                    count * width,
-                    len(sent.payload),
-                    frame,
-                    sent.payload,
-                )  # fmt: skip
-            )
+    def _watch(self, where: Where, up: Sequence[Sent], down: Sequence[Sent], done: Exchange) -> None:
+        for direction, tensors, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
+            rest = sum(len(s.encoded.payload) for s in tensors[1:])
+            for number, (name, (spec, shape, payload), tensor) in enumerate(tensors):
+                framed = 0 if not frame else len(payload) if number else frame - rest
+                self.crossings.append(
+                    Crossing(name, *where, direction, shape, spec, tensor, len(payload), framed, payload)
+                )
+            if not tensors:  # a frame of control fields only
+                self.crossings.append(Crossing("", *where, direction, (), "", 0, 0, frame, b""))
 
     def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
         for direction, frame in (("up", frame_up), ("down", frame_down)):
-            self.crossings.append(Crossing(kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
+            self.crossings.append(Crossing("", kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
         if self._outer:
             self._outer(kind, frame_up, frame_down)
 
@@ -136,7 +134,7 @@ class Tap(Card):
     def _card(self) -> tuple[str, dict[str, object]]:
         if self._before is None:
             return "Tap: not listening", {"use": "with lk.tap(lm) as wire: lm.generate(...)"}
-        steps = sum(c.direction == "up" and c.codec != "" for c in self.crossings)
+        steps = len({(c.session, c.step) for c in self.crossings if c.step})
         return f"Tap: {steps} steps", said(self.crossings)
 
 

@@ -1,0 +1,140 @@
+"""The cut at the denoiser: a module that looks like the pipeline's U-Net or transformer and forwards every call."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModel, UnsupportedOption
+from .far import Asked, Far
+from .picture_host import combine
+from .trajectory import Watched, same_noise, state_of
+
+
+class RemoteDenoiser(nn.Module):
+    """Stands where `pipe.unet` or `pipe.transformer` stood; its config stays local, its weights are elsewhere."""
+
+    far: Far
+
+    def __init__(self, original: Any, far: Far, pipe: Any) -> None:
+        super().__init__()
+        self.far, self.config = far, original.config
+        self._dtype, self._names = original.dtype, list(inspect.signature(type(original).forward).parameters)[1:]
+        self._input = self._names[0]
+        self.guidance = "local"
+        self._pipe = [pipe]  # in a list: a pipeline is no sub-module
+        size = original.config.get("projection_class_embeddings_input_dim")
+        if size:  # SDXL pipelines read this much of the embedding that is elsewhere
+            self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=size))
+        for name, value in vars(original).items():  # pipelines read sizes off it: in_channels, inner_dim, num_heads
+            if not name.startswith("_") and name != "training" and isinstance(value, (int, float, str, tuple)):
+                setattr(self, name, value)
+        self.restart()
+
+    dtype = property(lambda self: self._dtype)
+    device = property(lambda self: torch.device("cpu"))
+
+    def cache_context(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Pipelines name their guidance branches for caches that hook a denoiser; there is none here."""
+        return contextlib.nullcontext()
+
+    def restart(self) -> None:
+        """A new run begins: nothing is known of the host's latent."""
+        self._ours: Tensor | None = None  # the guided noise that both sides have since the last call
+        self._latent: Tensor | None = None  # and the latent of that call
+        self._start, self._lost = 0, False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the original's: (noise,), or an output object whose `sample` it is."""
+        call = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        as_object = call.pop("return_dict", True)
+        call = {name: value for name, value in call.items() if value is not None}
+        sample = call[self._input]
+        if not isinstance(sample, Tensor):
+            raise UnsupportedModel(
+                f"This denoiser takes a {type(sample).__name__} of latents; only one tensor can cross."
+            )
+        guide = self._guide(sample)
+        noise = self._in_lockstep(call, sample, guide) if self._follows() else self._alone(call, sample, guide)
+        if guide and guide["where"] == "host":
+            noise = torch.cat([noise, noise])  # without + s * (with - without) is the guided noise again
+        return SimpleNamespace(sample=noise) if as_object else (noise,)
+
+    def _guide(self, sample: Tensor) -> dict[str, Any] | None:
+        """The pipeline's guidance scale, where it guides by two equal halves and by the plain formula."""
+        scale = self._pipe[0].plain_guidance()
+        return {"scale": scale, "where": self.guidance} if scale is not None and _halves_equal(sample) else None
+
+    def _follows(self) -> bool:
+        """Whether the host can hold the pipeline's latent: since its last step with our noise, one step or none."""
+        watched = self._pipe[0].scheduler
+        if not isinstance(watched, Watched) or self._lost:
+            return False
+        if self._latent is not None and watched.steps:
+            self._lost = watched.steps > 1 or not same_noise(watched.taken, self._ours, self._latent)
+        if self._lost:
+            warnings.warn(
+                "This pipeline does more with the noise than the host can follow: its latents go up at every step.",
+                stacklevel=4,
+            )
+        return not self._lost
+
+    def _alone(self, call: dict, sample: Tensor, guide: dict | None) -> Tensor:
+        """The call by itself: the sample goes up, the noise comes down."""
+        how: dict[str, list] = {f"call.{self._input}": ["twice" if _halves_equal(sample) else "up"]}
+        tree: dict[str, Any] = {"alone": True} if self.far.policy == "lockstep" else {}
+        tree |= {"guide": guide} if guide and guide["where"] == "host" else {}
+        return self.far.ask(lambda fresh: (0, {**tree, "call": call}, how), sample.dtype, _wanted(sample, guide))[0]
+
+    def _in_lockstep(self, call: dict, sample: Tensor, guide: dict | None) -> Tensor:
+        watched = self._pipe[0].scheduler
+        repeat = 2 if guide or _halves_equal(sample) else 1
+        raw = watched.raw if watched.raw is not None else sample
+        latent = raw[: len(raw) // repeat]
+        scaled, beside = watched.scaled is not None, None
+        model_input = watched.scaled if scaled else sample
+        if model_input.shape[1] < sample.shape[1]:
+            beside = sample[:, model_input.shape[1] :]
+            model_input = torch.cat([model_input, beside], dim=1)
+        if not torch.equal(model_input, sample):
+            raise UnsupportedOption(
+                "This pipeline does not give its denoiser the scheduler's latent; use mode='per_step'."
+            )
+        self._start += bool(watched.steps)
+        here = watched.made if watched.steps else self._latent
+
+        def build(fresh: bool) -> Asked:
+            tree: dict[str, Any] = {}
+            if fresh or here is None:
+                tree |= {"sync": state_of(watched), "latent": latent}
+            else:
+                tree |= {"at": torch.as_tensor(watched.at)} if watched.steps else {}
+                tree |= {} if torch.equal(here, latent) else {"latent": latent}
+            tree |= {"guide": guide} if guide else {}
+            tree |= {"beside": beside} if beside is not None else {}
+            how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled], "latent": ["up"]}
+            return self._start, {**tree, "call": call}, how
+
+        noise = self.far.ask(build, sample.dtype, _wanted(sample, guide))[0]
+        self._ours = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+        self._latent, watched.steps = latent, 0
+        return noise
+
+
+def _wanted(sample: Tensor, guide: dict | None) -> list[tuple[int | None, ...]]:
+    """The shape that the noise must have: the sample's, with channels of its own, guided noise for half the batch."""
+    batch, channels, *size = sample.shape
+    return [
+        (batch // 2 if guide and guide["where"] == "host" else batch, None if sample.dim() > 3 else channels, *size)
+    ]
+
+
+def _halves_equal(sample: Tensor) -> bool:
+    half = len(sample) // 2
+    return len(sample) % 2 == 0 and half > 0 and torch.equal(sample[:half], sample[half:])

@@ -1,0 +1,149 @@
+"""The far half of a picture's session: a denoiser, or its middle blocks, that answers calls and may keep the latent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CacheMiss, FrameError
+from ..quantization import Codec, Encoded
+from ..wire.message import MODES, HostInfo, Open, PictureStep
+from .form import Latent, Unpacker, laid_out, layout_of, leaves
+from .sessions import Remembered, Sessions
+from .trajectory import Trajectory
+
+PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone"}
+Run = Callable[[dict[str, Any], dict[str, Tensor]], list[Tensor]]
+
+
+class Picture(Remembered):
+    """What a host remembers of one picture: tensors that came once, and in lockstep the latent and the scheduler."""
+
+    def __init__(self, terms: Open) -> None:
+        super().__init__(terms)
+        self.forms = Unpacker(self.up)
+        self.run: Trajectory | None = None
+        self.have = 0
+        self.shapes: list[list] = []
+
+    def size(self) -> int:
+        """Bytes of the tensors that came once."""
+        return sum(tensor.nbytes for tensor in self.forms.kept)
+
+
+class PictureBody(Sessions[Picture, PictureStep]):
+    """Answers the calls of one denoiser; `run(arguments, streams)` computes its outputs."""
+
+    policies, message = MODES, PictureStep
+
+    def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, lock: threading.Lock | None = None) -> None:
+        super().__init__(info, lock)
+        self.run, self.arguments = run, arguments
+
+    def fork(self) -> PictureBody:
+        """The same body with its own sessions, for one more connection; compute stays one at a time."""
+        return PictureBody(self.run, self.arguments, self.info, self._lock)
+
+    def _begin(self, terms: Open) -> Picture:
+        return Picture(terms)
+
+    def _answer(self, s: Picture, step: PictureStep) -> bytes:
+        """A byte (how long the shapes' text is; 0: as last time), that text, and the outputs' payloads."""
+        tree = s.forms.unpack(step.form, step.payload)
+        if type(tree) is not dict or not set(tree) <= PARTS:
+            raise FrameError("The form of this call is not readable.")
+        call, guide = tree.get("call"), _guide(tree.get("guide"))
+        if type(call) is not dict or not set(call) <= self.arguments:
+            raise FrameError(f"The denoiser's arguments are {', '.join(sorted(self.arguments))}.")
+        try:
+            with self._lock, torch.inference_mode():
+                if s.policy == "lockstep":
+                    self._advance(s, step.start, tree)
+                out = self._compute(s, call, tree)
+                if guide and guide["where"] == "host":
+                    out[0] = combine(out[0], guide["scale"])
+                encoded = [s.down.encode(tensor) for tensor in out]
+                if s.run is not None:  # step on what the local side will have, not on what was computed
+                    noise = laid_out(s.down.decode(encoded[0], out[0].dtype), layout_of(out[0]))
+                    s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+        except Exception:
+            s.run = None  # a run that stopped half-way is none: its client sends latent and scheduler again
+            raise
+        shapes = [[layout_of(tensor), *e.shape] for tensor, e in zip(out, encoded, strict=True)]
+        said = b"" if shapes == s.shapes else json.dumps(shapes, separators=(",", ":")).encode()
+        s.shapes, s.have = shapes, step.start
+        return b"".join((bytes([len(said)]), said, *(e.payload for e in encoded)))
+
+    def _advance(self, s: Picture, start: int, tree: dict[str, Any]) -> None:
+        latent = tree.get("latent")
+        if tree.get("alone"):  # the pipeline does with the noise what a host cannot follow
+            s.run = None
+            return
+        if "sync" in tree:
+            s.run = Trajectory(tree["sync"], _tensor(latent))
+            return
+        if s.run is None or start not in (s.have, s.have + 1):
+            raise CacheMiss(f"The call is number {start} of its run, this host has {s.have}.", have=s.have)
+        if start == s.have + 1:
+            s.run.advance(tree.get("at"))
+        if latent is not None:
+            s.run.latent = _tensor(latent)
+
+    def _compute(self, s: Picture, call: dict[str, Any], tree: dict[str, Any]) -> list[Tensor]:
+        def remembered(leaf: Any) -> Any:
+            if not isinstance(leaf, Latent):
+                return leaf
+            if s.run is None:
+                raise CacheMiss("This host has no latent of this run.", have=0)
+            return s.run.sample(leaf.repeat, leaf.scaled, call.get("timestep"), tree.get("beside"))
+
+        streams = tree.get("streams", {})
+        if type(streams) is not dict or not all(isinstance(stream, Tensor) for stream in streams.values()):
+            raise FrameError("Streams are tensors by name.")
+        return self.run(leaves(call, remembered), streams)
+
+
+def combine(noise: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance as the pipelines write it: without + scale * (with - without); [2B, ...] -> [B, ...]."""
+    without, conditioned = noise.chunk(2)
+    return without + scale * (conditioned - without)
+
+
+def _guide(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    good = type(value) is dict and set(value) == {"scale", "where"} and type(value["scale"]) in (int, float)
+    if not good or value["where"] not in ("host", "local"):
+        raise FrameError("guide is a scale and where it is applied.")
+    return value
+
+
+def _tensor(value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise FrameError("A run begins with its latent.")
+    return value
+
+
+def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encoded], list[list]]:
+    """(outputs as they crossed, their layouts and shapes) from an answer; raises FrameError."""
+    size = raw[0] if raw else 0
+    try:
+        shapes = json.loads(raw[1 : 1 + size]) if size else shapes
+        whole = all(type(n) is int and 0 <= n < 1 << 24 for _, *shape in shapes for n in shape)
+    except (ValueError, TypeError):
+        whole = False
+    if not raw or not whole or not shapes:
+        raise FrameError("The host's answer has no readable shapes.")
+    at, out = 1 + size, []
+    for shape in (tuple(shape) for _, *shape in shapes):
+        stop = at + down.payload_bytes(shape)
+        out.append(Encoded(down.spec, shape, raw[at:stop]))
+        at = stop
+    if at != len(raw):
+        raise FrameError(f"The host's answer has {len(raw):,} bytes, its shapes need {at:,}.")
+    return out, shapes

@@ -1,0 +1,109 @@
+"""What every body's host does alike: sessions by number, steps that may come twice, one computation at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import Generic, Self, TypeVar
+
+from ..errors import CodecError, FrameError, SessionUnknown, StepRefused
+from ..quantization import codec, specs
+from ..wire.link import Message
+from ..wire.message import PROTOCOL, HostInfo, Open, PictureStep, Step
+
+MAX_FRAME, MAX_ROWS, MAX_SESSIONS, MAX_REMEMBERED = 16 << 20, 256, 64, 2 << 30
+
+S = TypeVar("S", bound="Remembered")
+M = TypeVar("M", Step, PictureStep)
+
+
+class Remembered:
+    """One client's session: its terms, and the last step with its answer, which a lost reply asks for again."""
+
+    def __init__(self, terms: Open) -> None:
+        self.policy, self.up, self.down = terms.policy, codec(terms.up), codec(terms.down)
+        self.last: tuple[int, bytes, bytes] = (-1, b"", b"")
+
+    def size(self) -> int:
+        """Bytes that this session keeps in memory."""
+        raise NotImplementedError
+
+
+class Sessions(Generic[S, M]):
+    """Answers open, step and close_session; a subclass says what a session remembers and how a step is answered."""
+
+    policies: tuple[str, ...]
+    message: type[M]
+
+    def __init__(self, info: HostInfo, lock: threading.Lock | None = None) -> None:
+        self.info = info
+        self.sessions: OrderedDict[int, S] = OrderedDict()
+        self._next = 0
+        self._lock = lock or threading.Lock()
+
+    def fork(self) -> Self:
+        """The same body with its own sessions, for one more connection; compute stays one at a time."""
+        raise NotImplementedError
+
+    def open(self, terms: Open) -> int:
+        """Start a session under these terms; its number counts within this body (one connection)."""
+        if len(terms) != 3 or any(type(x) is not str for x in terms):
+            raise FrameError("open takes three strings: policy, codec up, codec down.")
+        if terms.policy not in self.policies:
+            raise FrameError(f"Unknown policy; this host's body knows {', '.join(self.policies)}.")
+        for spec in (terms.up[:40], terms.down[:40]):
+            if spec not in specs():
+                raise CodecError(f"The host does not know the codec {spec!r}; it knows {', '.join(specs())}.")
+        session = self._begin(terms)
+        self._next += 1
+        self.sessions[self._next] = session
+        while len(self.sessions) > MAX_SESSIONS:
+            self.sessions.popitem(last=False)
+        return self._next
+
+    def close_session(self, number: int) -> None:
+        """Forget a session; an unknown number is no error."""
+        self.sessions.pop(number, None)
+
+    def step(self, number: int, step: Message) -> bytes:
+        """Answer one step with the down payload; raises typed errors, and then the session is unchanged."""
+        session = self.sessions.get(number)
+        if session is None:
+            raise SessionUnknown("This connection has no such session; open a new one and replay.")
+        if not isinstance(step, self.message):
+            raise FrameError(f"This body takes a {self.message.__name__}, got a {type(step).__name__}.")
+        self.sessions.move_to_end(number)
+        digest = step.digest()
+        if step.step_no == session.last[0]:
+            if digest != session.last[1]:
+                raise StepRefused(f"Step {step.step_no} came twice with different contents.")
+            return session.last[2]
+        if step.step_no < session.last[0]:
+            raise StepRefused(f"Step {step.step_no} is older than the last one, {session.last[0]}.")
+        payload = self._answer(session, step)
+        session.last = (step.step_no, digest, payload)
+        while len(self.sessions) > 1 and sum(s.size() for s in self.sessions.values()) > MAX_REMEMBERED:
+            self.sessions.popitem(last=False)  # its owner hears "unknown session" and replays
+        return payload
+
+    def _begin(self, terms: Open) -> S:
+        raise NotImplementedError
+
+    def _answer(self, session: S, step: M) -> bytes:
+        raise NotImplementedError
+
+
+def describe(
+    model: str, fingerprint: str, holds: tuple[int, int], width: int, dtype: str, longest: int, rows: int = MAX_ROWS
+) -> HostInfo:
+    """What a body of this process says of itself."""
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    return HostInfo(
+        PROTOCOL, __version__, str(torch.__version__), transformers.__version__, model, fingerprint, *holds, width,
+        dtype, tuple(specs()), MAX_FRAME, longest, rows, os.getpid(), holds,
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""Lockstep: both sides hold the same latent, because both step the same scheduler on the same de-quantised noise.
+
+The local pipeline's own scheduler is watched, not replaced: what it was given and what it made say whether the host,
+which saw the same noise, holds the same latent. Where it does not (inpainting, a callback that edits, another guidance
+formula), the latent or the whole state goes up again, and the ledger shows it. After arXiv 2310.14651, section IV.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FrameError, LimitExceeded, UnsupportedOption
+
+# Given the noise, these compute the next latent without drawing a random number.
+DETERMINISTIC = (
+    "DDIMScheduler", "DDIMInverseScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "FlowMatchEulerDiscreteScheduler",
+)  # fmt: skip
+_MOST_STEPS, _LONGEST = 10_000, 100_000
+
+
+class Watched:
+    """Mixed into a scheduler: notes the raw latent it scales, and what its last step took and gave."""
+
+    raw: Tensor | None = None  # the input of scale_model_input since the last step
+    scaled: Tensor | None = None
+    taken: Tensor | None = None  # the noise of the last step
+    made: Tensor | None = None  # the latent that the last step gave
+    at: Any = None  # its time step
+    steps = 0  # since the denoiser was last called
+
+    def watched_scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the scheduler's own `scale_model_input`; some have none."""
+        self.raw = sample
+        self.scaled = super().scale_model_input(sample, *args, **kwargs)  # type: ignore[misc]
+        return self.scaled
+
+    def watched_step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the scheduler's own `step`; UnsupportedOption when the step is told to draw random numbers."""
+        if kwargs.get("eta") or kwargs.get("s_churn"):
+            raise UnsupportedOption("Lockstep needs a deterministic step: leave eta at 0, or use mode='per_step'.")
+        out = super().step(model_output, timestep, sample, *args, **kwargs)  # type: ignore[misc]
+        self.taken, self.at = model_output, timestep
+        self.made = out[0] if isinstance(out, tuple) else out.prev_sample
+        self.steps, self.raw, self.scaled = self.steps + 1, None, None
+        return out
+
+
+_OWN = set(vars(Watched)) | {"_internal_dict"}
+
+
+def watch(scheduler: Any) -> Any:
+    """Mix `Watched` into a scheduler, in place; UnsupportedOption for one that draws random numbers."""
+    cls = type(scheduler)
+    if isinstance(scheduler, Watched):
+        return scheduler
+    sde = "sde" in str(scheduler.config.get("algorithm_type", "")) or scheduler.config.get("stochastic_sampling")
+    if cls.__name__ not in DETERMINISTIC or sde:
+        raise UnsupportedOption(
+            f"{cls.__name__} draws random numbers (or is unknown), so two sides cannot step it alike; use "
+            "mode='per_step', or a deterministic scheduler such as DDIM, DPM-Solver++, Euler or flow-match Euler."
+        )
+    methods = {
+        name: _like(getattr(cls, name), getattr(Watched, f"watched_{name}"))
+        for name in ("scale_model_input", "step") if hasattr(cls, name)
+    }  # fmt: skip
+    scheduler.__class__ = type(cls.__name__, (Watched, cls), {"__module__": cls.__module__, **methods})
+    return scheduler
+
+
+def _like(own: Any, watching: Any) -> Any:
+    """`watching` with the signature of `own`: pipelines pass eta and generator only where they find them there."""
+
+    @functools.wraps(own)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return watching(self, *args, **kwargs)
+
+    return method
+
+
+def state_of(scheduler: Any) -> dict[str, Any]:
+    """What a fresh scheduler of the same class needs to go on from here: its class, its config, what has changed."""
+    plain: Any = next(c for c in type(scheduler).__mro__ if c.__name__ in DETERMINISTIC and c.__module__ != __name__
+                 and Watched not in c.__mro__)  # fmt: skip
+    known = parameters_of(plain)  # a config may carry what other classes left in it
+    config = {k: v for k, v in scheduler.config.items() if k in known}
+    fresh = vars(plain.from_config(config))
+    changed = {
+        name: _plain(value) for name, value in vars(scheduler).items()
+        if name not in _OWN and name in fresh and not _same(value, fresh[name])
+    }  # fmt: skip
+    return {"class": plain.__name__, "config": config, "changed": changed}
+
+
+class Trajectory:
+    """The host's scheduler and latent [B, C, h, w] (or packed [B, L, C]) of one run."""
+
+    def __init__(self, state: object, latent: Tensor) -> None:
+        if not isinstance(state, dict) or set(state) != {"class", "config", "changed"}:
+            raise FrameError("The scheduler's state is not readable.")
+        if state["class"] not in DETERMINISTIC:
+            raise FrameError("This host steps no such scheduler; use mode='per_step'.")
+        cls, config, changed = getattr(diffusers, state["class"]), state["config"], state["changed"]
+        if type(config) is not dict or type(changed) is not dict or not set(config) <= parameters_of(cls):
+            raise FrameError("The scheduler's configuration is not one of its class.")
+        if not all(_small(value) for value in (*config.values(), *changed.values())):
+            raise LimitExceeded(f"A scheduler has at most {_MOST_STEPS:,} training steps.")
+        try:
+            self.scheduler = cls.from_config(config)
+        except (ValueError, TypeError, NotImplementedError, AttributeError):
+            raise FrameError("The scheduler cannot be made from this configuration.") from None
+        own = vars(self.scheduler)
+        if not set(changed) <= set(own) - _OWN:
+            raise FrameError("The scheduler has no such state.")
+        for name, value in changed.items():
+            # diffusers keeps some tables as numpy arrays, others as tensors
+            setattr(self.scheduler, name, value.numpy() if isinstance(own[name], np.ndarray) else value)
+        self.latent = latent
+        self.noise: Tensor | None = None
+
+    def advance(self, at: object) -> None:
+        """Step the latent with the noise of the last call."""
+        if self.noise is None:
+            raise FrameError("There is no noise to step with yet.")
+        self.latent = self.scheduler.step(_first(self.noise, self.latent), at, self.latent, return_dict=False)[0]
+        self.noise = None
+
+    def sample(self, repeat: int, scaled: bool, at: Any, beside: Tensor | None) -> Tensor:
+        """What the pipeline would give its denoiser: the latent repeated, scaled, with extra channels beside it."""
+        out = torch.cat([self.latent] * repeat)
+        out = self.scheduler.scale_model_input(out, at) if scaled else out
+        return out if beside is None else torch.cat([out, beside], dim=1)
+
+
+def parameters_of(cls: Any) -> set[str]:
+    """The names that a scheduler's configuration may have."""
+    return set(inspect.signature(cls.__init__).parameters) - {"self"}
+
+
+def _first(noise: Tensor, latent: Tensor) -> Tensor:
+    """The noise without the learned variances that some denoisers put behind it."""
+    return noise.chunk(2, dim=1)[0] if noise.dim() == 4 and noise.shape[1] == 2 * latent.shape[1] else noise
+
+
+def same_noise(taken: Tensor | None, ours: Tensor | None, latent: Tensor) -> bool:
+    """Whether the pipeline stepped with just the noise that the host has."""
+    return taken is not None and ours is not None and torch.equal(taken, _first(ours, latent))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (Tensor, np.ndarray)) or isinstance(b, (Tensor, np.ndarray)):
+        return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def _small(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() <= 1 << 24
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _MOST_STEPS and all(map(_small, value))
+    if isinstance(value, dict):
+        return len(value) <= 64 and all(map(_small, value.values()))
+    return not isinstance(value, int) or abs(value) <= _LONGEST

@@ -1,0 +1,363 @@
+"""Lockstep and the ledger of pictures: what both sides hold, what crosses and how often, what a lost host costs.
+
+toy-sd: latents of 4 x 16 x 16 fp32 values, 4096 bytes; guidance doubles them, so two halves would be 8192.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from functools import cache
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import lsplit_kit as lk
+from lsplit_kit import errors as e
+from lsplit_kit.models.pictures import load_picture_body
+from lsplit_kit.remote.server import StrictServer
+from lsplit_kit.remote.service import service_of
+from lsplit_kit.remote.token import write_token
+
+torch.set_num_threads(1)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::FutureWarning")]
+LATENT, TIMESTEP, STEPS = 4 * 16 * 16 * 4, 8, 4
+PROMPT, SEED = "a red apple", 1234567
+
+
+@cache
+def whole(name="toy-sd"):
+    return lk.load(name)
+
+
+def draw(pipe, steps=STEPS, **more):
+    call = dict(prompt=PROMPT, num_inference_steps=steps, output_type="latent")
+    return torch.as_tensor(pipe(**call | dict(generator=torch.Generator().manual_seed(SEED)) | more).images)
+
+
+def lockstep(**more):
+    return lk.split(whole(), **dict(mode="lockstep", body="loopback") | more)
+
+
+def tapped(pipe, **call):
+    """(picture, ledger) of one picture."""
+    with lk.tap(pipe) as wire:
+        image = draw(pipe, **call)
+    return image, wire.ledger()
+
+
+def steps_of(ledger, name, direction="up"):
+    """At which calls (1, 2, ...) a tensor of this name crossed."""
+    return ledger[(ledger.name == name) & (ledger.direction == direction)].step.tolist()
+
+
+def at_step(number, do):
+    """A callback that acts once, after this step (0, 1, ...)."""
+
+    def callback(pipe, step, t, kwargs):
+        return (do(pipe, kwargs) or {}) if step == number else {}
+
+    return callback
+
+
+def edit(pipe, kwargs):
+    return {"latents": kwargs["latents"] * 0.9}
+
+
+def session_of(pipe):
+    return next(iter(pipe.link.body.sessions.values()))
+
+
+# -- the same latent on both sides -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", ["host", "local"])
+@pytest.mark.parametrize("down", ["int8", "int4"])
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler"]
+)
+def test_both_sides_hold_the_same_latent_at_every_step(scheduler, down, guidance):
+    """Whatever the down codec loses, both lose it: the host's latent is the pipeline's of one step before."""
+    pipe = lockstep(codec=("fp32", down), guidance=guidance, body=None)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+    ours, theirs = [], []
+
+    def note(pipe, step, t, kwargs):
+        ours.append(kwargs["latents"].clone())
+        theirs.append(session_of(pipe).run.latent.clone())  # before it steps with the noise of this call
+        return {}
+
+    draw(pipe, callback_on_step_end=note)
+    assert len(ours) >= STEPS
+    for step, (mine, host) in enumerate(zip(ours, theirs[1:], strict=False)):
+        assert torch.equal(mine, host), f"after step {step}"
+
+
+def test_int8_is_another_picture_but_a_near_one():
+    exact, near = draw(lockstep()), draw(lockstep(codec=("fp32", "int8")))
+    assert not torch.equal(exact, near)
+    assert (exact - near).abs().max() < 0.1 * exact.abs().max()
+
+
+# -- what crosses, and how often -------------------------------------------------------------------
+
+
+def test_the_latent_goes_up_once_a_picture():
+    image, ledger = tapped(lockstep())
+    assert torch.equal(image, draw(whole()))
+    assert steps_of(ledger, "latent") == [1] and steps_of(ledger, "sample") == []
+    assert steps_of(ledger, "out", "down") == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_an_edited_latent_goes_up_again_at_that_step_only(step):
+    """A callback that edits after step n (from 0): call n + 2 (from 1) brings the latent."""
+    call = dict(callback_on_step_end=at_step(step, edit))
+    image, ledger = tapped(lockstep(), **call)
+    assert torch.equal(image, draw(whole(), **call))
+    assert steps_of(ledger, "latent") == [1, step + 2]
+
+
+def test_inpainting_with_four_channels_sends_the_latent_at_every_step():
+    """The pipeline puts the noised original back around the mask after every step."""
+    image, mask = torch.linspace(0, 1, 3 * 128 * 128).reshape(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)
+    mask[..., :64] = 1
+    inpaint = diffusers.AutoPipelineForInpainting.from_pipe(whole())
+    call = dict(image=image, mask_image=mask, height=128, width=128, strength=1.0)
+    _, ledger = tapped(lk.split(inpaint, mode="lockstep"), **call)
+    assert steps_of(ledger, "latent") == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+def test_text_embeddings_cross_once_a_picture(mode):
+    """Then they have a handle; the next picture has a session of its own, and sends them again."""
+    pipe = lockstep(mode=mode)
+    for _ in range(2):
+        _, ledger = tapped(pipe)
+        assert steps_of(ledger, "encoder_hidden_states") == [1]
+
+
+@pytest.mark.parametrize("guidance", ["host", "local"])
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+@pytest.mark.parametrize("down", ["fp32", "int8", "int4"])
+def test_bytes_are_the_formulas(mode, guidance, down):
+    """Up: a latent at every step, or once. Down: both halves, or the guided one. The doubled half never goes up."""
+    _, ledger = tapped(lockstep(mode=mode, guidance=guidance, codec=("fp32", down)))
+    halves = 2 if guidance == "local" else 1
+    up = ledger[(ledger.direction == "up") & ledger.name.isin(["sample", "latent"])]
+    assert (up.payload == LATENT).all() and len(up) == (STEPS if mode == "per_step" else 1)
+    noise = ledger[ledger.name == "out"]
+    each = {"fp32": LATENT * halves, "int8": LATENT // 4 * halves + 8, "int4": LATENT // 8 * halves + 8}[down]
+    assert len(noise) == STEPS and (noise.payload == each).all() and (noise.tensor == LATENT * halves).all()
+    assert (ledger[ledger.name == "timestep"].payload == TIMESTEP).all()
+
+
+def test_int8_downlink_is_a_quarter_of_fp32_and_eight_bytes():
+    rows = {spec: tapped(lockstep(codec=("fp32", spec)))[1] for spec in ("fp32", "int8")}
+    fp32, int8 = (rows[s][rows[s].direction == "down"].payload.sum() for s in ("fp32", "int8"))
+    assert int8 == fp32 / 4 + 8 * STEPS
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+def test_a_later_call_costs_little_beside_its_tensors(mode):
+    """The form crosses when it changes: from the third call on, a frame is its payload and under 200 bytes."""
+    _, ledger = tapped(lockstep(mode=mode))
+    calls = ledger[(ledger.kind == "step") & (ledger.step >= 3)].groupby(["direction", "step"])[["payload", "frame"]]
+    sums = calls.sum()
+    assert len(sums) == 2 * (STEPS - 2) and ((sums.frame - sums.payload) < 200).all(), sums
+
+
+# -- what a host cannot follow ---------------------------------------------------------------------
+
+
+def test_a_guidance_that_the_host_cannot_follow_warns_once_and_stays_exact():
+    call = dict(guidance_rescale=0.7)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        image, ledger = tapped(lockstep(), **call)
+    said = [w for w in said if "its latents go up at every step" in str(w.message)]
+    assert len(said) == 1 and torch.equal(image, draw(whole(), **call))
+    assert steps_of(ledger, "sample") == list(range(2, STEPS + 1))
+
+
+STOCHASTIC = {
+    "LCM": ("LCMScheduler", {}),
+    "Euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "DDPM": ("DDPMScheduler", {}),
+    "sde-DPM++": ("DPMSolverMultistepScheduler", dict(algorithm_type="sde-dpmsolver++")),
+}
+
+
+@pytest.mark.parametrize("case", STOCHASTIC)
+def test_schedulers_that_draw_random_numbers(case):
+    """Refused in lockstep, at the split and when swapped in later; exact in per_step."""
+    name, options = STOCHASTIC[case]
+    drawn = type(whole())(**whole().components, requires_safety_checker=False)
+    drawn.scheduler = getattr(diffusers, name).from_config(whole().scheduler.config, **options)
+    assert torch.equal(draw(drawn), draw(lk.split(drawn, mode="per_step")))
+    with pytest.raises(e.UnsupportedOption, match="draws random numbers"):
+        lk.split(drawn, mode="lockstep")
+    later = lockstep()
+    later.scheduler = drawn.scheduler
+    with pytest.raises(e.UnsupportedOption, match="draws random numbers"):
+        draw(later)
+
+
+def test_ddim_with_eta_draws_random_numbers():
+    with pytest.raises(e.UnsupportedOption, match="eta"):
+        draw(lockstep(), eta=0.5)
+    assert torch.equal(draw(whole(), eta=0.5), draw(lockstep(mode="per_step"), eta=0.5))
+
+
+# -- a host that forgets ---------------------------------------------------------------------------
+
+
+def evict(pipe, kwargs):
+    pipe.link.body.sessions.clear()
+
+
+def forget_the_run(pipe, kwargs):
+    session_of(pipe).run = None
+
+
+def new_epoch(pipe, kwargs):
+    pipe.link.body.sessions.clear()
+    pipe.link.epoch += 1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "step"), [("DDIMScheduler", 0), ("DPMSolverMultistepScheduler", 2), ("PNDMScheduler", 2)]
+)
+@pytest.mark.parametrize("lose", [evict, forget_the_run, new_epoch])
+def test_what_a_host_forgets_in_lockstep_is_sent_again(lose, scheduler, step):
+    """The picture is bit-equal, whatever the scheduler remembers of earlier noises; the ledger says "replay"."""
+    pipe, plain = lockstep(), type(whole())(**whole().components, requires_safety_checker=False)
+    for p in (pipe, plain):
+        p.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+    image, ledger = tapped(pipe, callback_on_step_end=at_step(step, lose))
+    assert torch.equal(image, draw(plain))
+    again = ledger[ledger.kind == "replay"]
+    assert len(set(again.step)) == 1 and {"latent", "encoder_hidden_states", "out"} <= set(again.name)
+
+
+@pytest.mark.parametrize("cut", [dict(mode="per_step"), dict(mode="per_step", at="blocks", head=1, tail=1)], ids=str)
+def test_what_a_host_forgets_in_per_step_is_sent_again(cut):
+    image, ledger = tapped(lockstep(**cut), callback_on_step_end=at_step(1, evict))
+    assert torch.equal(image, draw(whole()))
+    assert "encoder_hidden_states" in set(ledger[ledger.kind == "replay"].name)
+
+
+class Served:
+    """A real socket and protocol over toy-sd's denoiser, in this process: it can end and come back at its port."""
+
+    token = bytes(range(32))
+
+    def __init__(self):
+        self.body, self.port = load_picture_body("toy-sd"), 0
+        self.start()
+
+    def start(self):
+        self.server = StrictServer(service_of(self.body), self.token, "127.0.0.1", self.port)
+        self.port, self.path = self.server.port, write_token("127.0.0.1", self.server.port, self.token)
+        self.server.listener.listen(8)
+        self.thread = threading.Thread(target=self.server.start, daemon=True)
+        self.thread.start()
+        self.address = self.server.address
+
+    def stop(self):
+        self.server.close()
+        self.thread.join(10)
+        self.path.unlink(missing_ok=True)
+
+    def restart(self, *_):
+        self.stop()
+        self.start()
+
+
+@pytest.fixture(scope="module")
+def served():
+    host = Served()
+    yield host
+    host.stop()
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+def test_a_host_that_dies_and_returns_between_two_steps(served, mode):
+    pipe = lockstep(mode=mode, body=served.address)
+    image, ledger = tapped(pipe, callback_on_step_end=at_step(1, served.restart))
+    pipe.close()
+    assert torch.equal(image, draw(whole()))
+    assert "replay" in set(ledger.kind)
+
+
+# -- ledger, socket, capture -----------------------------------------------------------------------
+
+WAYS = {
+    "per_step": dict(mode="per_step"),
+    "lockstep": dict(mode="lockstep", codec=("fp32", "int8")),
+    "blocks": dict(mode="per_step", at="blocks", head=1, tail=1),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_ledger_reconciles_with_the_socket(served, way):
+    """Frames add up to what the stream counted, and TCP where the kernel tells; payload is never above its frame."""
+    pipe = lockstep(body=served.address, **WAYS[way])
+    with lk.tap(pipe) as wire:
+        draw(pipe)
+        draw(pipe)
+    pipe.close()
+    sums, counted = wire.totals(), wire.counters()
+    assert counted["stream"] == tuple(sums["frame"])
+    assert counted.get("tcp") in (None, tuple(sums["frame"]))
+    assert (sums["payload"] < sums["frame"]).all() and (sums["payload"] <= sums["tensor"]).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_loopback_frames_are_the_real_ones(served, way):
+    rows = []
+    for body in ("loopback", served.address):
+        pipe = lockstep(body=body, **WAYS[way])
+        ledger = tapped(pipe)[1]
+        rows.append(ledger[ledger.kind == "step"][["name", "direction", "shape", "payload", "frame"]])
+        pipe.close()
+    assert rows[0].reset_index(drop=True).equals(rows[1].reset_index(drop=True))
+
+
+def test_in_process_nothing_is_framed():
+    _, ledger = tapped(lockstep(body=None))
+    assert (ledger.frame == 0).all() and ledger.payload.sum() > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_capture_keeps_names_and_tensors_but_neither_prompt_nor_seed(way, tmp_path):
+    pipe = lockstep(**WAYS[way])
+    with lk.tap(pipe) as wire:
+        draw(pipe)
+    path = wire.save(tmp_path / "apple.lsplit", truth={"seed": torch.tensor([SEED])})
+    capture = lk.Capture.load(path)
+    assert capture.ledger().equals(wire.ledger())
+    assert [c.data for c in capture.crossings] == [c.data for c in wire.crossings]
+    shapes = {"up": {"latent", "sample"}, "down": {"out"}}
+    for direction, names in shapes.items():
+        crossed = [c.shape for c in wire.crossings if c.direction == direction and c.name in names]
+        assert crossed and [tuple(t.shape) for t in capture.tensors(direction)] == crossed
+    raw = path.read_bytes()
+    for secret in (PROMPT.encode(), str(SEED).encode(), SEED.to_bytes(8, "little"), b"prompt", b"generator"):
+        assert secret not in raw
+    assert capture.manifest["policy"] == pipe.remote.policy
+
+
+def test_a_captured_noise_is_what_the_pipeline_had(tmp_path):
+    """Without guidance and with one step, latent and noise in the file give the picture that came out."""
+    pipe = lockstep(mode="per_step", guidance="local")
+    with lk.tap(pipe) as wire:
+        image = draw(pipe, steps=1, guidance_scale=1.0)
+    capture = lk.Capture.load(wire.save(tmp_path / "one.lsplit"))
+    (latent,), (noise,) = capture.tensors("up"), capture.tensors("down")
+    scheduler = type(whole().scheduler).from_config(whole().scheduler.config)
+    scheduler.set_timesteps(1)
+    made = scheduler.step(noise, scheduler.timesteps[0], latent).prev_sample
+    assert np.array_equal(made.numpy(), image.numpy())

@@ -89,7 +89,7 @@ def test_toy_tokenizer_keeps_every_text(text):
 
 
 def test_unknown_toy_lists_the_toys():
-    with pytest.raises(WeightsError, match="toy-llama"):
+    with pytest.raises(WeightsError, match="lsplit models"):
         load("toy-nothing")
 
 

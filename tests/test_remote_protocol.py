@@ -47,6 +47,8 @@ class Text(str):
 class StubBody:
     """Echoes payloads; special payloads misbehave."""
 
+    message = Step
+
     def __init__(self, start=2, stop=28, holds=(2, 28)):
         self.info = HostInfo(
             PROTOCOL,

@@ -52,9 +52,7 @@ def resolve(model: object) -> tuple[str, Path | None]:
     if near and f"toy-{name.lower()}" != near:  # "gpt2" is a hub id of its own
         raise WeightsError(f"There is no model named {name!r}; did you mean {near!r}?")
     if name.lower().startswith("toy-"):
-        raise WeightsError(
-            f"There is no toy named {name!r}; the toys are {', '.join((*toy_names(), *toy_pipe_names()))}."
-        )
+        raise WeightsError(f"There is no toy named {name!r}; `lsplit models` lists them.")
     return name, None
 
 

@@ -34,7 +34,7 @@ from tqdm import tqdm  # noqa: E402
 
 SEED = 16
 VAE = dict(steps=5200, batch=16, lr=1.5e-3)
-UNET = dict(steps=9000, batch=32, lr=1e-3)
+UNET = dict(steps=7000, batch=32, lr=1e-3)
 PREVIEW_PROMPTS = [
     "a red apple", "a dog", "octopus", "a cat", "sunflower", "hamburger", "rocket", "a blue circle", "tiger", "banana",
     "pizza", "guitar", "a house", "umbrella", "happy face", "red heart", "penguin", "a bike", "a key", "cactus",
@@ -69,6 +69,14 @@ def save_atomically(state: dict, path: Path) -> None:
     os.replace(path.with_suffix(".new"), path)
 
 
+def digest(*things: torch.Tensor | str) -> str:
+    """The SHA-256 of tensors and texts: which inputs a checkpoint belongs to."""
+    found = hashlib.sha256()
+    for thing in things:
+        found.update(thing.encode() if isinstance(thing, str) else thing.detach().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def say(work: Path, text: str) -> None:
     """One line to the log file and to the screen."""
     line = f"{time.strftime('%H:%M:%S')} {text}"
@@ -81,7 +89,7 @@ def train(
     stage: str,
     parts: torch.nn.ModuleDict,
     loss_of: Callable[[int], torch.Tensor],
-    inputs: torch.Tensor,
+    origin: str,
     steps: int,
     lr: float,
     work: Path,
@@ -91,11 +99,10 @@ def train(
     """AdamW on `loss_of(step)` with warm-up, cosine decay, clipping and an EMA, which is returned; it resumes."""
     ema = copy.deepcopy(parts).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    digest = hashlib.sha256(inputs.contiguous().numpy()).hexdigest()
     path, begin, mean_loss = work / f"{stage}.pt", 0, None
     if path.exists():
         state = torch.load(path, weights_only=True)
-        if state["inputs"] != digest:
+        if state["inputs"] != origin:
             raise ValueError(f"{path} was trained on other data than today's: delete it or name another --work")
         parts.load_state_dict(state["parts"])
         ema.load_state_dict(state["ema"])
@@ -121,7 +128,7 @@ def train(
             say(work, f"{stage}: step {done} of {steps}, loss {mean_loss:.4f}, lr {now:.2e}")
         if done == steps or time.monotonic() - saved > 90:
             state = {"parts": parts.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-            save_atomically({**state, "step": done, "mean_loss": mean_loss, "inputs": digest}, path)
+            save_atomically({**state, "step": done, "mean_loss": mean_loss, "inputs": origin}, path)
             saved = time.monotonic()
         if done % every == 0 or done == steps:
             preview(ema, work / f"{stage}-{done:05d}.png")
@@ -175,18 +182,25 @@ def train_vae(pixels: torch.Tensor, mirrored: torch.Tensor, work: Path, steps: i
         say(work, f"vae: PSNR {psnr.mean():.2f} dB (mean of {len(some)} pictures, held-back shift)")
         grid(torch.stack([some, again], 1).flatten(0, 1), 20, path)
 
-    return train("vae", parts, loss_of, pixels, steps, VAE["lr"], work, preview, every)["vae"]
+    return train("vae", parts, loss_of, digest(pixels), steps, VAE["lr"], work, preview, every)["vae"]
 
 
 # ---- unet ------------------------------------------------------------------------------------------------------------
 
 
 def train_unet(
-    pictures: list[data.Picture], latents: torch.Tensor, vae: model.AutoencoderKL, work: Path, steps: int, every: int
+    pictures: list[data.Picture],
+    latents: torch.Tensor,
+    vae: model.AutoencoderKL,
+    encoder: torch.Tensor,
+    work: Path,
+    steps: int,
+    every: int,
 ) -> model.StableDiffusionPipeline:
     """The denoiser on latents [2, n, 16, 8, 8] (as they are, mirrored), one caption in ten empty, all forms in turn."""
     said = [data.captions(p) for p in pictures]
     tokenizer = model.new_tokenizer([c for forms in said for c in forms])
+    origin = digest(encoder, json.dumps(said))
     ids, empty = [model.tokens(tokenizer, forms) for forms in said], model.tokens(tokenizer, [""])[0]
     torch.manual_seed(SEED)
     parts, scheduler = model.new_denoiser(tokenizer), model.new_scheduler()
@@ -214,7 +228,7 @@ def train_unet(
         grid(images.images * 2 - 1, 10, path)
 
     return model.new_pipeline(
-        vae, train("unet", parts, loss_of, latents, steps, UNET["lr"], work, preview, every), tokenizer
+        vae, train("unet", parts, loss_of, origin, steps, UNET["lr"], work, preview, every), tokenizer
     )
 
 
@@ -253,9 +267,10 @@ def main() -> None:
     pictures = data.load(args.work)
     pixels, mirrored = stack(pictures), torch.tensor([p.mirrored for p in pictures])
     vae = train_vae(pixels, mirrored, args.work, args.steps_vae, args.preview)
+    encoder = torch.cat([p.flatten() for p in vae.parameters()])
     both = model.encode(vae, torch.cat([pixels, pixels.flip(-1)]))
     latents = model.normalise(vae, both).unflatten(0, (2, len(pixels)))
-    pipe = train_unet(pictures, latents, vae, args.work, args.steps_unet, args.preview)
+    pipe = train_unet(pictures, latents, vae, encoder, args.work, args.steps_unet, args.preview)
     save(pipe, args.out, {"pictures": len(pictures), "steps_vae": args.steps_vae, "steps_unet": args.steps_unet})
 
 

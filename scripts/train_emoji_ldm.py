@@ -33,6 +33,7 @@ from platformdirs import user_cache_path  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 SEED = 16
+SAVE_EVERY = 90  # seconds between two checkpoints
 VAE = dict(steps=5200, batch=16, lr=1.5e-3)
 UNET = dict(steps=7000, batch=32, lr=1e-3)
 PREVIEW_PROMPTS = [
@@ -126,7 +127,7 @@ def train(
         done = step + 1
         if done % 100 == 0:
             say(work, f"{stage}: step {done} of {steps}, loss {mean_loss:.4f}, lr {now:.2e}")
-        if done == steps or time.monotonic() - saved > 90:
+        if done == steps or time.monotonic() - saved > SAVE_EVERY:
             state = {"parts": parts.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
             save_atomically({**state, "step": done, "mean_loss": mean_loss, "inputs": origin}, path)
             saved = time.monotonic()

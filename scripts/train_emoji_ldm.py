@@ -238,7 +238,11 @@ def train_unet(
 
 def save(pipe: model.StableDiffusionPipeline, out: Path, facts: dict[str, object]) -> None:
     """Write the pipeline in fp16, with its model card and the facts of its training."""
-    pipe.to(torch.float16).save_pretrained(out)
+    for part in (pipe.vae, pipe.unet, pipe.text_encoder):
+        part.half()
+    pipe.save_pretrained(out)
+    for weights in out.glob("*/*.safetensors"):
+        weights.chmod(0o644)  # they are written for their owner only
     config = out / "text_encoder" / "config.json"  # transformers would load what this says, and the others load as fp32
     config.write_text(
         json.dumps({**json.loads(config.read_text("utf-8")), "dtype": "float32"}, indent=2) + "\n", "utf-8"

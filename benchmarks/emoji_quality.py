@@ -94,8 +94,8 @@ def render(r: dict) -> str:
     rows = [
         ["auto-encoder, held-back shifts: PSNR (mean over pictures)", f"{r['psnr']['mean']} dB", f">= {PSNR_BAR} dB"],
         ["the same, of the pooled error", f"{r['psnr']['pooled']} dB", ""],
-        ["prompts whose emoji is among the five nearest, each seed", f"{share['top5']:.1%}", f">= {NEAR_BAR:.0%}"],
-        ["the same, with both seeds", f"{share['top5_both']:.1%}", ""],
+        ["prompts whose emoji is among the five nearest, each seed", f"{share['top5']:.1%}", ""],
+        ["the same, with both seeds", f"{share['top5_both']:.1%}", f">= {NEAR_BAR:.0%}"],
         ["prompts whose emoji is the nearest, each seed", f"{share['top1']:.1%}", ""],
         ["colour and form never seen together: among the five nearest", f"{share['unseen_top5']:.0%}", ""],
     ]
@@ -155,7 +155,7 @@ def main() -> None:
         "near": {name: round(float(value), 4) for name, value in near.items()},
         "missed": missed,
     }
-    result["passes"] = psnr["mean"] >= PSNR_BAR and result["near"]["top5"] >= NEAR_BAR
+    result["passes"] = psnr["mean"] >= PSNR_BAR and result["near"]["top5_both"] >= NEAR_BAR
     common.finish("emoji_quality", args, result, render(result))
 
 

@@ -38,7 +38,9 @@ def about(
 def demo(
     prompt: Annotated[str, typer.Argument(help="what to ask")] = PROMPT,
     image: Annotated[str | None, typer.Option(help="make this picture instead of an answer")] = None,
-    model: Annotated[str, typer.Option(help="short name or folder [smollm2, with --image emoji-ldm]")] = "",
+    model: Annotated[
+        str, typer.Option(help="short name or folder [smollm2; with --image the first pipeline of `lsplit models`]")
+    ] = "",
     head: Annotated[int, typer.Option(help="decoder layers before the body")] = 2,
     tail: Annotated[int, typer.Option(help="decoder layers after the body")] = 2,
     tokens: Annotated[int, typer.Option(help="new tokens at most", min=1)] = 64,
@@ -59,8 +61,9 @@ def demo(
     else:
         from .demo_image import image_report_lines as lines
         from .demo_image import run_image_demo
+        from .models.names import picture_names
 
-        report = run_image_demo(image, model or "emoji-ldm", steps, mode, codec or "int8", seed, out, write)
+        report = run_image_demo(image, model or picture_names()[0], steps, mode, codec or "int8", seed, out, write)
     print(json.dumps(report) if as_json else "\n".join(lines(report)))
 
 

@@ -70,7 +70,8 @@ def checked(name: str, value: Any, cuts: list[str | int]) -> Any:
 class PictureSplit(W.VBox):
     """A panel over one pipeline: Run makes the picture unsplit and split, and shows how they differ and what crossed.
 
-    model: a pipeline of diffusers or its name; body: as in `split`; call: further arguments of the pipeline's call.
+    model: a pipeline of diffusers or its name, None for the first that the kit knows; body: as in `split`; call:
+    further arguments of the pipeline's call.
     The settings below can be set from code too; what does not fit raises an LsplitError.
     """
 
@@ -78,13 +79,14 @@ class PictureSplit(W.VBox):
     cut, mode, codec = Setting(), Setting(), Setting()
 
     def __init__(
-        self, model: Any = "emoji-ldm", body: Any = None, prompt: str = "a red apple", seed: int = 0, steps: int = 20,
+        self, model: Any = None, body: Any = None, prompt: str = "a red apple", seed: int = 0, steps: int = 20,
         guidance_scale: float = 7.5, cut: str | int = "denoiser", mode: str = "per_step", codec: str = "int8",
         call: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        from ..models.names import picture_names
         from ..models.toy_pipes import toy_pipe_call
 
-        self.pipe, self.body = _pipeline(model), body
+        self.pipe, self.body = _pipeline(picture_names()[0] if model is None else model), body
         self.cuts = cuts_of(self.pipe)
         self.call = dict(toy_pipe_call(getattr(self.pipe, "lsplit_name", "")) if call is None else call)
         self.picture: Any = None  # the split picture of the last run

@@ -34,7 +34,7 @@ from tqdm import tqdm  # noqa: E402
 
 SEED = 16
 SAVE_EVERY = 90  # seconds between two checkpoints
-VAE = dict(steps=5200, batch=16, lr=1.5e-3)
+VAE = dict(steps=4000, batch=16, lr=1.5e-3)
 UNET = dict(steps=7000, batch=32, lr=1e-3)
 PREVIEW_PROMPTS = [
     "a red apple", "a dog", "octopus", "a cat", "sunflower", "hamburger", "rocket", "a blue circle", "tiger", "banana",
@@ -218,9 +218,11 @@ def train_unet(
         x, noise = latents[mirror, chosen], torch.randn((n, *latents.shape[2:]), generator=rng)
         t = ((torch.arange(n) + torch.rand(n, generator=rng)) / n * len(scheduler.alphas_cumprod)).long()
         noisy = scheduler.add_noise(x, noise, t)
-        hidden = parts["text"](torch.stack(words)).last_hidden_state
         aim = noise if model.PREDICTION == "epsilon" else scheduler.get_velocity(x, noise, t)
-        return (parts["unet"](noisy, t, hidden).sample - aim).square().mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = parts["text"](torch.stack(words)).last_hidden_state
+            guess = parts["unet"](noisy, t, hidden).sample
+        return (guess.float() - aim).square().mean()
 
     def preview(ema: torch.nn.ModuleDict, path: Path) -> None:
         pipe = model.new_pipeline(vae, ema, tokenizer)

@@ -144,6 +144,81 @@ def forgot(prompt, new, width, size):
     total = (prompt + new - 1) * width * size  # noqa: F841
 
 
+def of_03(name):
+    return solutions("03_diffusion_and_what_crosses")[name]
+
+
+def guide_upside_down(noise, scale):
+    asked, without = noise.chunk(2)
+    return without + scale * (asked - without)
+
+
+def guide_too_far(noise, scale):
+    without, asked = noise.chunk(2)
+    return asked + scale * (asked - without)
+
+
+def floats(values):
+    ints, low, step = of_03("to_int8")(values)
+    return ints.float(), low, step
+
+
+def with_256_steps(values):
+    low, high = values.min(), values.max()
+    step = (high - low) / 256 if high > low else torch.tensor(1.0)
+    return ((values - low) / step).floor().clamp(0, 254).to(torch.uint8), low, step
+
+
+def truncated(values):
+    low = values.min()
+    step = (values.max() - low) / 255 if values.max() > low else torch.tensor(1.0)
+    return ((values - low) / step + 1e-4).to(torch.uint8), low, step
+
+
+def divided_by_nothing(values):
+    low, step = values.min(), (values.max() - values.min()) / 255
+    return ((values - low) / step).nan_to_num().round().to(torch.uint8), low / (step > 0), step
+
+
+def steps_on(ours_gets, theirs_gets):
+    """A lockstep in which each side steps on the noise "before" or "after" the wire."""
+
+    def lockstep(denoise, wire, here, there, latent):
+        ours = theirs = latent
+        for t in here.timesteps:
+            before = denoise(theirs, t)
+            noise = {"before": before, "after": wire(before)}
+            ours = here.step(noise[ours_gets], t, ours).prev_sample
+            theirs = there.step(noise[theirs_gets], t, theirs).prev_sample
+        return ours, theirs
+
+    return lockstep
+
+
+def one_scheduler(denoise, wire, here, there, latent):
+    for t in here.timesteps:
+        latent = here.step(wire(denoise(latent, t)), t, latent).prev_sample
+    return latent, latent
+
+
+def crosses_twice(denoise, wire, here, there, latent):
+    ours = theirs = latent
+    for t in here.timesteps:
+        noise = denoise(theirs, t)
+        ours = here.step(wire(noise), t, ours).prev_sample
+        theirs = there.step(wire(noise), t, theirs).prev_sample
+    return ours, theirs
+
+
+def asks_twice(denoise, wire, here, there, latent):
+    ours = theirs = latent
+    for t in here.timesteps:
+        ours, theirs = (
+            s.step(wire(denoise(x, t)), t, x).prev_sample for s, x in ((here, ours), (there, theirs))
+        )  # fmt: skip
+    return ours, theirs
+
+
 # Exercise, answer, part of the message, the hint that belongs to it (0: none).
 WRONG = [
     ("00.1", 12, "more layers", 1),
@@ -195,6 +270,44 @@ WRONG = [
     ("01.7", lambda seen, head, vocabulary: torch.zeros(1, 6), "whole numbers, got a tensor of torch.float32", 0),
     ("01.7", lambda seen, head, vocabulary: [7, 301, 42, 42, 199, 3], "shape (1, 6), was expected, got shape (6,)", 0),
     ("01.7", lambda seen, head, vocabulary: "The sea", "tensor of token ids", 0),
+    ("03.1", guide_upside_down, "halves are exchanged", 1),
+    ("03.1", guide_too_far, "at scale 1 the guided noise must be", 2),
+    ("03.1", lambda noise, scale: noise, "shape (2, 4, 8, 8), a tensor of shape (1, 4, 8, 8)", 1),
+    ("03.1", lambda noise, scale: noise.chunk(2)[1], "at scale 0", 2),
+    ("03.1", lambda noise, scale: scale, "must be a tensor, got float", 0),
+    ("03.2", lambda mode, steps, guided: steps * (1 + guided), "more than cross for per_step, 20 steps, guided", 1),
+    ("03.2", lambda mode, steps, guided: steps, "more than cross for lockstep, 20 steps", 2),
+    ("03.2", lambda mode, steps, guided: 1, "fewer than cross for per_step, 20 steps", 2),
+    ("03.2", lambda mode, steps, guided: "one", "whole number", 0),
+    ("03.3", lambda values: values, "a pair of functions", 0),
+    ("03.3", (floats, of_03("from_int8")), "must be torch.uint8", 2),
+    ("03.3", (with_256_steps, of_03("from_int8")), "not all of 0..255", 1),
+    ("03.3", (truncated, of_03("from_int8")), "steps off", 3),
+    ("03.3", (divided_by_nothing, of_03("from_int8")), "all equal came back as NaN", 2),
+    ("03.3", (of_03("to_int8"), lambda ints, low, step: ints), "steps off", 3),
+    ("03.3", (lambda values: values, of_03("from_int8")), "three things", 0),
+    ("03.4", steps_on("after", "before"), "the two latents are", 1),
+    ("03.4", steps_on("before", "before"), "on another latent", 1),
+    ("03.4", one_scheduler, "here stepped 6 times and there 0 times", 2),
+    ("03.4", crosses_twice, "12 noises crossed in 6 steps", 3),
+    ("03.4", asks_twice, "was asked 12 times in 6 steps", 3),
+    ("03.4", lambda denoise, wire, here, there, latent: latent, "two latents", 0),
+    ("03.5", lambda up, steps, values: 0.75, "a little too much for 0 bytes", 2),
+    ("03.5", lambda up, steps, values: 1 - (values + 8) / (4 * values), "the downlink's saving", 1),
+    ("03.5", lambda up, steps, values: 100 * of_03("saving")(up, steps, values), "not per cent", 3),
+    ("03.5", lambda up, steps, values: 1 - (up + steps * values) / (up + 4 * steps * values), "a little too much", 2),
+    ("03.5", lambda up, steps, values: 0.2, "less than is saved", 3),
+    ("03.5", lambda up, steps, values: "75 %", "a number was expected, got str", 0),
+    ("03.6", lambda k, channels, side: (channels[max(k - 1, 0)] * side**2,) * 2, "too many values up for k=1", 1),
+    ("03.6", lambda k, channels, side: (channels[k] * (side >> k) ** 2,) * 2, "too many values up for k=1", 2),
+    ("03.6", lambda k, channels, side: (channels[max(k - 1, 0)] * (side >> k) ** 2,) * 2, "down for k=1", 3),
+    ("03.6", lambda k, channels, side: 1, "a pair (up, down)", 0),
+    ("03.6", lambda k, channels, side: ("a", "b"), "two whole numbers", 0),
+    ("03.7", lambda x, v, a: (x - (1 - a).sqrt() * v) / a.sqrt(), "predicts e; this one predicts v", 1),
+    ("03.7", lambda x, v, a: a.sqrt() * v + (1 - a).sqrt() * x, "that is the noise e", 1),
+    ("03.7", lambda x, v, a: a * x - (1 - a) * v, "square roots", 2),
+    ("03.7", lambda x, v, a: x - v, "not those of the clean latent", 2),
+    ("03.7", lambda x, v, a: x[0], "shape (4, 8, 8)", 1),
 ]
 RIGHT = [
     ("01.2", lambda head, tail, layers: [head, layers - tail]),
@@ -202,6 +315,11 @@ RIGHT = [
     ("01.5", lambda left, right: np.array_equal(left, right)),
     ("01.6", lambda prompt, new, width, size: np.int64((prompt + new - 1) * width * size)),
     ("01.7", lambda seen, head, vocabulary: [[7, 301, 42, 42, 199, 3]]),
+    ("03.1", lambda noise, scale: torch.lerp(*noise.chunk(2), scale)),
+    ("03.2", lambda mode, steps, guided: np.int64(1 if mode == "lockstep" else steps)),
+    ("03.5", lambda up, steps, values: torch.tensor(of_03("saving")(up, steps, values), dtype=torch.float64)),
+    ("03.6", lambda k, channels, side: list(of_03("crossing")(k, channels, side))),
+    ("03.7", lambda x, v, a: x * a**0.5 - v * (1 - a) ** 0.5),
 ]
 
 

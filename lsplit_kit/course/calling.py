@@ -67,6 +67,14 @@ def whole(value: object) -> int | None:
         return None
 
 
+def number(value: object) -> float | None:
+    """A number as a float, from numpy and 0-d tensors too; None for anything else, text and True included."""
+    try:
+        return None if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+    except Exception:
+        return None
+
+
 def own_code(answer: object) -> set[CodeType]:
     """The code of a learner's function, or of all methods of a learner's class."""
     owner = answer if isinstance(answer, type) else type(answer)

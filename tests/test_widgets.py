@@ -1,6 +1,7 @@
 """The panel and the figures without a front end: bounds, numbers, runs, cancelling, bundles, escaping."""
 
 import base64
+import io
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import lsplit_kit as lk
 from lsplit_kit import figures
@@ -17,6 +19,7 @@ from lsplit_kit.figures.style import INK, PAPER
 from lsplit_kit.widgets.readout import human, readout_html, reply_html, sides
 
 PNG = b"\x89PNG\r\n\x1a\n"
+SIZES = [(64, 64), (300, 200), (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +276,11 @@ def test_show_is_three_things_in_one():
     table = pd.DataFrame([[1.0]])
     picture = figures.exactness_png(table)
     shown = figures.show(figures.exactness_figure(table), picture, "One plan.")
-    bundle = shown._repr_mimebundle_()
+    bundle, _ = shown._repr_mimebundle_()
     assert set(bundle) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
     assert int.from_bytes(figures.exactness_png(pd.DataFrame(np.eye(6)))[20:24], "big") < 300  # pixels high
     assert json.loads(json.dumps(bundle))["text/plain"] == repr(shown) == "One plan."
-    assert "image/png" not in figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()
+    assert "image/png" not in figures.show(shown.figure, None, "No picture.")._repr_mimebundle_()[0]
     with pytest.raises(ValueError, match="alt"):
         figures.show(shown.figure, picture)
 
@@ -289,3 +292,22 @@ def test_ink_reads_on_paper():
                    for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))  # fmt: skip
 
     assert (light(PAPER) + 0.05) / (light(INK) + 0.05) >= 4.5
+
+
+def test_a_strip_is_a_picture_and_a_sentence():
+    reds = {f"{width} x {height}\npixels": Image.new("RGB", (width, height), "red") for width, height in SIZES}
+    shown = figures.strip(reds, "Three red pictures.")
+    bundle, metadata = shown._repr_mimebundle_()
+    assert repr(shown) == bundle["text/plain"] == "Three red pictures." and set(bundle) == {"text/plain", "image/png"}
+    image = Image.open(io.BytesIO(shown.png))
+    assert metadata["image/png"]["width"] * 2 == image.width
+    side, gap = 112, 14
+    for i, (width, height) in enumerate(SIZES):  # the middle of each is red, also where one side is longer
+        middle = (2 * (gap + i * (side + gap)) + side, 2 * gap + round(side * min(height / width, 1)))
+        assert image.getpixel(middle) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("pictures", "alt"), [({}, "Nothing."), ({"one": Image.new("RGB", (2, 2))}, "  ")])
+def test_a_strip_needs_pictures_and_a_sentence(pictures, alt):
+    with pytest.raises(ValueError):
+        figures.strip(pictures, alt)

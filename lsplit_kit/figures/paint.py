@@ -47,6 +47,13 @@ def box(image: Any, left: float, top: float, right: float, bottom: float, colour
     image.paste(tile, (round(left * SCALE), round(top * SCALE)))
 
 
+def enlarged(image: Any, side: int) -> Any:
+    """A picture whose longer side is made `side` pixels; small ones keep square pixels, large ones are averaged."""
+    ratio = side / max(image.size)
+    size = (max(round(image.width * ratio), 1), max(round(image.height * ratio), 1))
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if ratio >= 1 else Image.Resampling.LANCZOS)
+
+
 def png(image: Any, small: bool = False) -> bytes:
     """The image as PNG bytes; `small` has one pixel for each unit, for pages that show every pixel."""
     if small:

@@ -240,7 +240,7 @@ def picture_png(seen: Seen) -> bytes:
     """Both pictures, enlarged without smoothing, and the chart as PNG bytes, drawn without a browser."""
     from PIL import Image, ImageDraw
 
-    from .paint import SCALE, png, text
+    from .paint import SCALE, enlarged, png, text
 
     bare = seen.table is None or seen.table.empty
     width, head = 2 * SIDE + 16 + 24, SIDE + 48
@@ -253,21 +253,13 @@ def picture_png(seen: Seen) -> bytes:
         if image is None:
             pen.rectangle(edge, outline=INK)
         else:
-            large = _enlarged(image, SIDE * SCALE)
+            large = enlarged(image, SIDE * SCALE)
             sheet.paste(large, (edge[0] + (SIDE * SCALE - large.width) // 2, edge[1]))
         text(pen, left, SIDE + 28, f"{name}, {at}", INK, anchor="lm")
     if not bare:
         assert seen.table is not None
         _paint(sheet, pen, seen.table, 12, head)
     return png(sheet)
-
-
-def _enlarged(image: Image, side: int) -> Image:
-    from PIL.Image import Resampling
-
-    ratio = side / max(image.size)
-    size = (max(round(image.width * ratio), 1), max(round(image.height * ratio), 1))
-    return image.convert("RGB").resize(size, Resampling.NEAREST if ratio >= 1 else Resampling.LANCZOS)
 
 
 def _paint(sheet: Any, pen: Any, table: pd.DataFrame, left: int, y: int) -> None:

@@ -119,7 +119,7 @@ def main() -> None:
     where = {name: i for i, p in enumerate(pictures) for name in p.names}
     fixed = json.loads((Path(__file__).parent / "emoji_prompts.json").read_text("utf-8"))
     asked = fixed["measured"][:: 20 if args.quick else 1]
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     pixels = to_pixels(pictures)
     unseen = [data.shape(c, f, 24) for c, f in data.HELD_BACK]

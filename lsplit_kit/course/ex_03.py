@@ -114,15 +114,14 @@ def int8(answer: object) -> str | Wrong | None:
         if ints.dtype != torch.uint8:
             return Wrong(f"ints must be torch.uint8, one byte a value; they are {ints.dtype}", 2)
         span = float(values.max() - values.min())
-        if span and (int(ints.min()), int(ints.max())) != (0, 255):
-            seen = int(ints.min()), int(ints.max())
-            return Wrong(f"the smallest and the largest value became {seen[0]} and {seen[1]}: not all of 0..255", 1)
+        ends = int(ints.min()), int(ints.max())
+        if span and ends != (0, 255):
+            return Wrong(f"the smallest and the largest value became {ends[0]} and {ends[1]}: not all of 0..255", 1)
         made = _tensor(call(back, *packed), tuple(values.shape), "what from_int8 returns")
         if isinstance(made, Wrong):
             return made
         if not bool(made.isfinite().all()):
-            return Wrong("values that are all equal came back as NaN or infinity" if not span else
-                         "NaN or infinity came back", 2)  # fmt: skip
+            return Wrong(f"{'' if span else 'values that are all equal came back as '}NaN or infinity", 2)
         worst = float((made.double() - values.double()).abs().max())
         if worst > 0.5 * span / 255 + 1e-5 * float(values.abs().max()):
             return Wrong(f"a value came back {worst * 255 / span if span else worst:.2g} steps off", 3 if span else 2)
@@ -183,10 +182,13 @@ def lockstep(answer: object) -> str | Wrong | None:
     pair = call(answer, denoise, wire, here, there, start.clone())
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         return f"two latents (ours, theirs) were expected, got {type(pair).__name__}"
-    ours, theirs = (_tensor(x, tuple(start.shape), "a latent") for x in pair)
-    for latent in (ours, theirs):
+    both: list[Tensor] = []
+    for x in pair:
+        latent = _tensor(x, tuple(start.shape), "a latent")
         if isinstance(latent, Wrong):
             return latent
+        both.append(latent)
+    ours, theirs = both
     if len(seen) != steps:
         return Wrong(f"the denoiser was asked {len(seen)} times in {steps} steps", 3)
     if len(crossed) != steps:

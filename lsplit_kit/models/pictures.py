@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 
 from ..errors import FingerprintMismatch, WeightsError
 from ..split.image import part_of, picture_body, picture_cut
 from ..split.picture_host import PictureBody
+from .hush import hushed
 from .load import align_
 from .names import EMOJI, SHIPPED, number_format, resolve
 from .toy_pipes import build_toy_pipe, toy_pipe_names
@@ -19,15 +22,19 @@ from .toy_pipes import build_toy_pipe, toy_pipe_names
 
 def load_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> Any:
     """The pipeline of a short name or a folder, weights 64-byte aligned, in eval mode; raises WeightsError."""
-    from diffusers import DiffusionPipeline
-
     name, dtype = resolve(name_or_path)[0], number_format(dtype)
     if name in toy_pipe_names():
-        pipe = build_toy_pipe(name, dtype)
+        with hushed():
+            pipe = build_toy_pipe(name, dtype)
     else:
-        options = {"safety_checker": None} if "safety_checker" in _index(name) else {}
+        index, options = _index(name), dict(dtype=dtype, local_files_only=True)
+        if "safety_checker" in index:
+            options["safety_checker"] = None
         try:
-            pipe = DiffusionPipeline.from_pretrained(_folder(name), torch_dtype=dtype, local_files_only=True, **options)
+            with hushed():  # importing a pipeline names packages that are not needed
+                cls = getattr(diffusers, str(index.get("_class_name")), diffusers.DiffusionPipeline)
+            with hushed() if name == EMOJI else nullcontext():
+                pipe = cls.from_pretrained(_folder(name), **options)
         except Exception as error:
             raise WeightsError(f"The pipeline {name} cannot be loaded ({type(error).__name__}).") from error
     for part in pipe.components.values():
@@ -39,8 +46,6 @@ def load_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = t
 
 def load_denoiser(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Any:
     """Only the U-Net or transformer of a pipeline: no VAE, no text encoder, no tokenizer is read."""
-    import diffusers
-
     name = resolve(name_or_path)[0]
     if name in toy_pipe_names():
         pipe = build_toy_pipe(name, dtype)
@@ -50,8 +55,9 @@ def load_denoiser(name_or_path: str | os.PathLike[str], dtype: torch.dtype = tor
     if part is None:
         raise WeightsError(f"The pipeline {name} has neither a unet nor a transformer.")
     try:
-        cls = getattr(diffusers, index[part][1])
-        return align_(cls.from_pretrained(_folder(name) / part, torch_dtype=dtype, local_files_only=True).eval())
+        with hushed() if name == EMOJI else nullcontext():
+            cls = getattr(diffusers, index[part][1])
+            return align_(cls.from_pretrained(_folder(name) / part, dtype=dtype, local_files_only=True).eval())
     except Exception as error:
         raise WeightsError(f"The {part} of {name} cannot be loaded ({type(error).__name__}).") from error
 

@@ -25,10 +25,7 @@ def run_image_demo(
 
     say = write or (lambda text: None)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if not prompt.strip():
-        raise UnsupportedOption("The prompt is empty; describe a picture.")
-    if not save_to.parent.is_dir() or save_to.is_dir():
-        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists.")
+    _check(prompt, name, mode, codec, save_to)
     say(f"loading {name} ...\n")
     pipe = lk.load(name)
     pipe.set_progress_bar_config(disable=write is None)
@@ -44,9 +41,9 @@ def run_image_demo(
     ours.save(save_to)
     quality = picture_quality({"split": ours}, whole).loc["split"]
     ledger, totals = wire.ledger(), wire.totals()
-    first = ledger["step"] == 1
-    noise = ledger[(ledger["direction"] == "down") & (ledger["step"] > 0)]
-    once = int(ledger.loc[first & (ledger["direction"] == "up"), "payload"].sum())
+    up, noise = (ledger[(ledger["direction"] == way) & (ledger["step"] > 0)] for way in ("up", "down"))
+    once, later = (int(rows["payload"].sum()) for rows in (up[up["step"] == 1], up[up["step"] > 1]))
+    calls = int(ledger["step"].max())
     paper = once + 4 * sum(_values(shape) for shape in noise["shape"])
     sent = int(totals["payload"].sum())
     return {
@@ -60,6 +57,7 @@ def run_image_demo(
         "ssim": float(quality["ssim"]),
         "bytes": {d: {k: int(totals.loc[d, k]) for k in ("tensor", "payload", "frame")} for d in ("up", "down")},
         "first_up_payload_bytes": once,
+        "each_step_payload_bytes": {"up": later / max(calls - 1, 1), "down": int(noise["payload"].sum()) / calls},
         "noise_down_payload_bytes": {"sent": int(noise["payload"].sum()), "fp32": paper - once},
         "paper_payload_bytes": paper,
         "reduction": 1 - sent / paper,
@@ -72,6 +70,7 @@ def run_image_demo(
 def image_report_lines(r: dict[str, Any]) -> list[str]:
     """The report as a person reads it."""
     up, down, noise = r["bytes"]["up"], r["bytes"]["down"], r["noise_down_payload_bytes"]
+    each = r["each_step_payload_bytes"]
     rows = [f"  {d:<5}{b['tensor']:>12,}{b['payload']:>12,}{b['frame']:>12,}" for d, b in (("up", up), ("down", down))]
     same = "bit-equal" if r["images_identical"] else f"PSNR {r['psnr']:.1f} dB, SSIM {r['ssim']:.4f}"
     return [
@@ -80,12 +79,40 @@ def image_report_lines(r: dict[str, Any]) -> list[str]:
         f"the host (pid {r['host_pid']}) held the denoiser: no autoencoder, no text encoder, no tokenizer",
         f"bytes  {'tensor':>10}{'payload':>12}{'frame':>12}   ({r['steps']} steps, {r['mode']})",
         *rows,
-        f"first step up {r['first_up_payload_bytes']:,} bytes (text embeddings, latent, scheduler); noise down "
-        f"{noise['sent']:,} as {r['codec']['down']}, {noise['fp32']:,} in FP32 "
-        f"({1 - noise['sent'] / noise['fp32']:.1%} less)",
-        f"everything against the same run with FP32 noise: {r['reduction']:.1%} less payload",
+        f"payload: first step up {r['first_up_payload_bytes']:,} (text embeddings, latent, scheduler), each later "
+        f"step up {each['up']:,.0f}, each step down {each['down']:,.0f}",
+        f"noise down {noise['sent']:,} as {r['codec']['down']}, {noise['fp32']:,} as FP32: "
+        f"{_change(noise['sent'], noise['fp32'])}",
+        f"everything against the paper's protocol (up once, FP32 noise down at every step), "
+        f"{r['paper_payload_bytes']:,}: {_change(up['payload'] + down['payload'], r['paper_payload_bytes'])}",
         f"seconds: {r['seconds']['split']:.1f} split, {r['seconds']['unsplit']:.1f} unsplit (one thread a process)",
     ]
+
+
+def _check(prompt: str, name: str, mode: str, codec: str, save_to: Path) -> None:
+    """What can be wrong is said before anything is loaded."""
+    from PIL import Image
+
+    from .models.names import is_picture
+    from .quantization import codec as codec_of
+    from .wire.message import MODES
+
+    if not prompt.strip():
+        raise UnsupportedOption("The prompt is empty; describe a picture.")
+    if mode not in MODES:
+        raise UnsupportedOption(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
+    codec_of(codec)
+    if not is_picture(name):
+        raise UnsupportedOption(f"{name} makes no pictures; --image takes a pipeline's name or folder (lsplit models).")
+    if not save_to.parent.is_dir() or save_to.is_dir():
+        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists.")
+    if save_to.suffix.lower() not in Image.registered_extensions():
+        raise UnsupportedOption(f"{save_to} cannot be written: its ending names no picture format; use .png.")
+
+
+def _change(ours: int, theirs: int) -> str:
+    share = 1 - ours / theirs
+    return f"{abs(share):.1%} {'less' if share >= 0 else 'more'}"
 
 
 def _timed(pipe: Any, prompt: str, steps: int, seed: int) -> tuple[Any, float]:

@@ -1,33 +1,15 @@
 """The explorer in a real JupyterLab and a real browser: keyboard, numbers on the page, Run, Cancel, both themes."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
-import nbformat
 import pytest
+from jupyter_page import ALL_RUN, MARKS, NOTEBOOKS, lab, one_cell, page_of, screenshots, serious
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_where_is_the_split.ipynb"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(280),
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium"),
-]
-RUN_ALL = """async () => {
-  const panel = window.jupyterapp.shell.currentWidget;
-  await panel.context.ready; await panel.sessionContext.ready;
-  while (panel.sessionContext.session?.kernel?.status !== 'idle') await new Promise(r => setTimeout(r, 100));
-  await window.jupyterapp.commands.execute('notebook:run-all-cells'); }"""
-THEME = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+NOTEBOOK = NOTEBOOKS / "01_where_is_the_split.ipynb"
+pytestmark = MARKS
 STATUS = ".split-output .lsplit-status"
 DRAWN = ".lsplit-stack rect.lsplit-body"
+HANDLE = ".split-slider .noUi-handle"
 # How far the handles stand from the picture's cuts (the body's outer edges), in pixels, and the body's layers.
 CUTS = """() => {
   const box = e => e.getBoundingClientRect(), panel = document.querySelector('.split-explorer');
@@ -37,82 +19,9 @@ CUTS = """() => {
   return {off: [handles[0] - body[0].left + gap, handles[1] - body.at(-1).right - gap], layers: body.length,
           names: [...panel.querySelectorAll('.noUi-handle')].map(e => e.getAttribute('aria-label'))};
 }"""
-# What Lab itself says on a machine without a network, or about a page icon.
-NOISE = ("favicon", "net::ERR_", "Failed to load resource", "Failed to fetch", "webpack")
 SMALL = """import lsplit_kit as lk
 explorer = lk.SplitExplorer("toy-llama", head=1, tail=2, prompt="hello", max_new_tokens=400)
 explorer"""
-
-
-@contextmanager
-def lab(folder):
-    """JupyterLab on a free port, serving `folder`; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / ".config"), "IPYTHONDIR": str(folder / ".ipython")}
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
-        "--IdentityProvider.token=", "--LabApp.news_url=", "--expose-app-in-browser", f"--ServerApp.root_dir={folder}",
-    ]  # fmt: skip
-    with (folder / "lab.log").open("wb") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(url + "/api")
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield url
-        finally:
-            server.terminate()
-            server.wait()
-
-
-ALL_RUN = """() => {
-  const panel = window.jupyterapp.shell.currentWidget;
-  const code = panel.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim());
-  return panel.sessionContext.session.kernel.status === 'idle'
-    && code.every(c => c.model.executionCount && c.model.executionState !== 'running');
-}"""
-
-
-@contextmanager
-def page_of(url, errors):
-    """A page with the notebook open; what the console calls an error lands in `errors`."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page(viewport={"width": 1280, "height": 1400})
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: errors.append(str(e)))
-        page.goto(url + "/lab/tree/w.ipynb?reset")
-        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        page.evaluate(RUN_ALL)
-        page.wait_for_selector(DRAWN, state="attached", timeout=90_000)
-        page.wait_for_selector(".split-slider .noUi-handle", timeout=60_000)
-        yield page
-        browser.close()
-
-
-def screenshots(page, folder, name):
-    """The panel in both themes, as PNG files."""
-    folders = [folder, *([Path(os.environ["LSPLIT_SCREENSHOTS"])] if os.environ.get("LSPLIT_SCREENSHOTS") else [])]
-    for theme in ("JupyterLab Dark", "JupyterLab Light"):
-        page.evaluate(THEME, theme)
-        page.wait_for_function(f"() => document.body.dataset.jpThemeName === '{theme}'", timeout=10_000)
-        page.locator(".split-slider").first.scroll_into_view_if_needed()
-        page.wait_for_timeout(800)
-        for target in folders:
-            target.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=target / f"{name}-{theme.split()[1].lower()}.png")
-
-
-def serious(errors):
-    return [e for e in errors if not any(word in e for word in NOISE)]
 
 
 def number(page, name):
@@ -168,12 +77,10 @@ def stands_over_the_cuts(page, layers):
 
 
 def test_small_notebook(tmp_path):
-    cells = [nbformat.v4.new_code_cell(SMALL)]
-    # Without a kernel named, Lab would ask for one in a dialog and the run would wait for ever.
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "w.ipynb")
+    one_cell(tmp_path, SMALL)
     errors = []
-    with lab(tmp_path) as url, page_of(url, errors) as page:
+    with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
+        page.wait_for_selector(HANDLE, timeout=60_000)
         assert number(page, "lsplit-up") == number(page, "lsplit-down") == 256
         arrow_keys(page)
         assert "body 2" in page.locator(".lsplit-readout").first.text_content()
@@ -188,7 +95,7 @@ def test_small_notebook(tmp_path):
         )
         assert run_and_cancel(page).startswith("Cancelled, head 2 / tail 3:")
         assert page.locator(".split-output .lsplit-reply").count() == 1
-        screenshots(page, tmp_path, "small")
+        screenshots(page, tmp_path, "small", ".split-slider")
         # After a reload the kernel still runs: picture, slider and readout must agree, at any width.
         page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         page.set_viewport_size({"width": 800, "height": 1400})
@@ -197,7 +104,7 @@ def test_small_notebook(tmp_path):
         page.wait_for_selector(".split-slider .noUi-handle[aria-label]", state="attached", timeout=20_000)
         stands_over_the_cuts(page, 1)
         assert "body 2" in page.locator(".lsplit-readout").first.text_content()
-        screenshots(page, tmp_path, "small-reloaded")
+        screenshots(page, tmp_path, "small-reloaded", ".split-slider")
     assert serious(errors) == []
 
 
@@ -205,7 +112,7 @@ def test_small_notebook(tmp_path):
 def test_first_notebook(tmp_path):
     shutil.copy(NOTEBOOK, tmp_path / "w.ipynb")
     errors = []
-    with lab(tmp_path) as url, page_of(url, errors) as page:
+    with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
         page.wait_for_function(ALL_RUN, timeout=150_000)  # a later cell moves the panel too
         page.locator(".split-slider").first.scroll_into_view_if_needed()
         page.wait_for_timeout(1_000)
@@ -215,5 +122,5 @@ def test_first_notebook(tmp_path):
         arrow_keys(page)
         assert number(page, "lsplit-up") == up
         run_and_cancel(page)
-        screenshots(page, tmp_path, "first-notebook")
+        screenshots(page, tmp_path, "first-notebook", ".split-slider")
     assert serious(errors) == []

@@ -11,8 +11,14 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families")
-TITLES = {"overhead": "Speed", "traffic": "Bytes with and without a cache", "families": "Families"}
+NAMES = ("overhead", "traffic", "families", "pictures", "emoji_quality")
+TITLES = {
+    "overhead": "Speed",
+    "traffic": "Bytes with and without a cache",
+    "families": "Families",
+    "pictures": "Pictures",
+    "emoji_quality": "The shipped picture model",
+}
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "
     "One benchmark: `python benchmarks/overhead.py`, with `--quick` for a short run and `--json` for one JSON object. "
@@ -62,6 +68,20 @@ def speed_table() -> str:
     return f"{common.table(['way', 'tokens/s', 'ratio to unsplit'], rows)}\n\n{said}"
 
 
+def picture_table() -> str:
+    """The README's short table: what one picture costs on the wire and how near it is, in lockstep."""
+    import pictures
+
+    result = json.loads((common.RESULTS / "pictures.json").read_text("utf-8"))
+    rows = [
+        [t["noise"], t["down"], f"{t['down_against_fp32']:+.1%}", t["frames"], f"{t['against_paper']:+.1%}",
+         "bit-equal" if t["psnr"] is None else f"{t['psnr']} dB"]
+        for t in result["traffic"] if t["mode"] == "lockstep"
+    ]  # fmt: skip
+    head = ["noise as", "payload down", "against FP32", "all frames, both ways", "against FP32", "PSNR to unsplit"]
+    return f"{common.table(head, rows)}\n\n{pictures.conditions(result)} `python benchmarks/pictures.py`."
+
+
 def example_output(readme: str) -> str:
     """What the README's first Python block prints, by running it."""
     code = readme.split("```python\n", 1)[1].split("```", 1)[0]
@@ -84,6 +104,7 @@ def write_pages() -> None:
     text = readme.read_text("utf-8")
     text = between(text, "example", example_output(text))
     text = between(text, "speed", speed_table())
+    text = between(text, "pictures", picture_table())
     readme.write_text(between(text, "families", family_table()), "utf-8")
 
 

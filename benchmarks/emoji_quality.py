@@ -5,6 +5,7 @@ python benchmarks/emoji_quality.py [--model FOLDER]; the training pictures come 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -147,6 +148,9 @@ def main() -> None:
     }
     missed = [[p, r] for (p, _), *r in zip(asked, *got, strict=True) if max(r) >= 5]
     result = {
+        "weights": hashlib.sha256(
+            (args.model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        ).hexdigest(),
         "prompts": len(asked),
         "pictures": len(pictures),
         "steps": STEPS,

@@ -126,6 +126,10 @@ def test_the_wheel_holds_every_module_and_the_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lsplit_kit").rglob("*.py")}
     assert modules <= names
+    shipped = {
+        str(p.relative_to(ROOT)) for p in (ROOT / "lsplit_kit" / "models" / "emoji_ldm").rglob("*") if p.is_file()
+    }
+    assert len(shipped) >= 12 and shipped <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
 

@@ -1,4 +1,4 @@
-"""Codecs that only change the number format: fp32 (lossless), fp16, bf16."""
+"""Codecs that only change the number format: fp32 (lossless), fp16, bf16, fp8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CodecError, NonFiniteError
-from .registry import Codec, register
+from .registry import Codec, family, register
+from .spec import Spec  # noqa
+
+USUAL = ("fp32", "fp16", "bf16", "fp8:e4m3", "fp8:e5m2")
 
 
 class _Cast(Codec):
@@ -48,6 +51,32 @@ class BFloat16(_Cast):
     """Brain float, 16 bits: the range of fp32 with 8 bits of precision."""
 
     dtype = torch.bfloat16
+
+
+class Float8(_Cast):
+    """Eight bits: e4m3 with three bits of precision up to 448, e5m2 with two up to 57344 (arXiv 2209.05433).
+
+    Larger magnitudes become the largest there is.
+    """
+
+    def __init__(self, spec: str, dtype: torch.dtype) -> None:
+        super().__init__(spec)
+        self.dtype = dtype
+
+    def _pack(self, tensor: Tensor) -> bytes:
+        most = torch.finfo(self.dtype).max
+        return super()._pack(tensor.clamp(-most, most))
+
+    def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
+        return super()._unpack(payload, shape).to(torch.float32)  # torch cannot say whether an fp8 tensor is finite
+
+
+@family("fp8")
+def _float8(spec: Spec) -> Codec:
+    spec.only(("e4m3", "e5m2"))
+    if len(spec.options) != 1:
+        raise CodecError(f"Unknown codec {spec.text!r}: fp8 is fp8:e4m3 or fp8:e5m2.")
+    return Float8(spec.text, torch.float8_e4m3fn if "e4m3" in spec.options else torch.float8_e5m2)
 
 
 def lossless(dtype: torch.dtype) -> str:

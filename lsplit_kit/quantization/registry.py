@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CodecError, NonFiniteError
+from .spec import Spec, parse
 
 
 class Encoded(NamedTuple):
@@ -32,6 +33,7 @@ class Codec(Card):
     """
 
     bits_per_value: float
+    fixed = True  # whether a tensor's payload has as many bytes as its shape says, whatever the values
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -39,14 +41,16 @@ class Codec(Card):
     def _card(self) -> tuple[str, dict[str, object]]:
         # doubling d tells what a value costs apart from what a row costs (its scale)
         row, two = self.payload_bytes((1, 1, 1024)), self.payload_bytes((1, 1, 2048))
-        return f"codec {self.spec!r}", {
-            "bits per value": f"{self.bits_per_value:g}",
-            "scale bytes per row": 2 * row - two,
-        }
+        rows: dict[str, object] = {"bits per value": f"{self.bits_per_value:g}", "scale bytes per row": 2 * row - two}
+        return f"codec {self.spec!r}", rows if self.fixed else {"bits per value": "as many as the values need"}
 
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes that a tensor of this shape costs, scales included."""
+        """Bytes that a tensor of this shape costs, scales included; at most so many where it is not `fixed`."""
         return math.ceil(math.prod(shape) * self.bits_per_value / 8)
+
+    def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
+        """Bytes of the tensor's payload that begins at `at`; raises CodecError where it does not say."""
+        return self.payload_bytes(shape)
 
     def encode(self, tensor: Tensor) -> Encoded:
         """Encode a float tensor [..., d]; raises NonFiniteError on NaN or infinity."""
@@ -63,9 +67,11 @@ class Codec(Card):
         if encoded.spec != self.spec:
             raise CodecError(f"This codec is {self.spec}, the payload is {encoded.spec}; decode with its own codec.")
         expected = self.payload_bytes(encoded.shape)
-        if type(encoded.payload) is not bytes or len(encoded.payload) != expected:
-            got = len(encoded.payload) if isinstance(encoded.payload, bytes) else _kind(encoded.payload)
-            raise CodecError(f"{self.spec}: shape {encoded.shape} needs {expected} bytes, got {got}.")
+        got = len(encoded.payload) if type(encoded.payload) is bytes else None
+        if got is None or got > expected or (self.fixed and got != expected):
+            said = _kind(encoded.payload) if got is None else got
+            most = "" if self.fixed else "at most "
+            raise CodecError(f"{self.spec}: shape {encoded.shape} needs {most}{expected} bytes, got {said}.")
         tensor = self._unpack(encoded.payload, encoded.shape)
         check_finite(tensor, "the received tensor")
         return tensor.to(dtype)
@@ -87,29 +93,48 @@ def _kind(value: object) -> str:
     return f"{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-_FAMILIES: dict[str, Callable[[str], Codec]] = {}
+Maker = Callable[[Spec], Codec]
+_FAMILIES: dict[str, Maker] = {}
+_PLAIN: list[str] = []  # names of the codecs without options
 
 
 def register(name: str) -> Callable[[type[Codec]], type[Codec]]:
-    """Class decorator: make a codec known under the spec `name`."""
+    """Class decorator: make a codec without options known under the spec `name`."""
 
     def add(cls: type[Codec]) -> type[Codec]:
-        _FAMILIES[name] = cls
+        def make(spec: Spec) -> Codec:
+            spec.only()
+            return cls(spec.text)
+
+        _FAMILIES[name] = make
+        _PLAIN.append(name)
         return cls
 
     return add
 
 
+def family(*names: str) -> Callable[[Maker], Maker]:
+    """Function decorator: make a codec of its parsed spec, for specs that begin with one of `names`."""
+
+    def add(make: Maker) -> Maker:
+        _FAMILIES.update(dict.fromkeys(names, make))
+        return make
+
+    return add
+
+
 def specs() -> list[str]:
-    """The specs that this version knows."""
-    from . import affine, casts  # noqa: F401  (importing registers them)
+    """Specs to choose from: codecs without options, and usual ones of the families; many more can be spelled."""
+    from . import casts, integers, uniform  # (importing registers them)
 
-    return sorted(_FAMILIES)
+    return list(dict.fromkeys((*casts.USUAL, *integers.USUAL, *uniform.USUAL, *_PLAIN)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def codec(spec: str) -> Codec:
-    """The codec named by `spec`; raises CodecError listing the known ones."""
-    if not isinstance(spec, str) or spec not in specs():
-        raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(specs())}.")
-    return _FAMILIES[spec](spec)
+    """The codec named by `spec`; raises CodecError that says what is wrong with it, or lists usual ones."""
+    parsed = parse(spec)
+    usual = specs()
+    if parsed.base not in _FAMILIES:
+        raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(usual)}.")
+    return _FAMILIES[parsed.base](parsed)

@@ -138,7 +138,7 @@ class Unpacker:
         if kind == "zero":
             return torch.zeros((), dtype=dtype).expand(shape), at
         if kind in ("up", "twice"):
-            size = self.up.payload_bytes(shape)
+            size = self.up.length(payload, at, shape)
             part = self.up.decode(Encoded(self.up.spec, shape, payload[at : at + size]), dtype)
             part = laid_out(part, entry[1] if len(entry) == 4 else "")
             return (torch.cat([part, part]) if kind == "twice" else part), at + size

@@ -141,7 +141,7 @@ def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encod
         raise FrameError("The host's answer has no readable shapes.")
     at, out = 1 + size, []
     for shape in (tuple(shape) for _, *shape in shapes):
-        stop = at + down.payload_bytes(shape)
+        stop = at + down.length(raw, at, shape)
         out.append(Encoded(down.spec, shape, raw[at:stop]))
         at = stop
     if at != len(raw):

@@ -52,9 +52,11 @@ class Sessions(Generic[S, M]):
             raise FrameError("open takes three strings: policy, codec up, codec down.")
         if terms.policy not in self.policies:
             raise FrameError(f"Unknown policy; this host's body knows {', '.join(self.policies)}.")
-        for spec in (terms.up[:40], terms.down[:40]):
-            if spec not in specs():
-                raise CodecError(f"The host does not know the codec {spec!r}; it knows {', '.join(specs())}.")
+        for spec in (terms.up, terms.down):
+            try:
+                codec(spec)
+            except CodecError as error:
+                raise CodecError(f"The host does not know the codec {spec[:40]!r}. {error}") from None
         session = self._begin(terms)
         self._next += 1
         self.sessions[self._next] = session

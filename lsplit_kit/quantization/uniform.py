@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import CodecError
 from .entropy import CODERS, read_varint, varint
+from .levels import crossed, crossing
 from .registry import Codec, family
 from .spec import Spec
 
@@ -83,8 +84,8 @@ class Uniform(Codec):
         if size != len(payload) - at:
             raise CodecError(f"{self.spec}: the payload says {size} bytes, {len(payload) - at} follow.")
         if self.given is None:
-            step = float(np.frombuffer(payload[at : at + 4].ljust(4, b"\0"), "<f4")[0])
-            at += 4
+            step = float(crossed(payload[at : at + 2].ljust(2, b"\0"), 1, True)[0, 0])
+            at += 2
         else:
             step = self.given
         numbers = self.coder.unpack(payload[at:], count)
@@ -97,5 +98,5 @@ class Uniform(Codec):
             return self.given, b""
         assert self.snr is not None
         loud = math.sqrt(float(np.square(values).mean()))
-        step = np.float32(loud * math.sqrt(12) * 10 ** (-self.snr / 20))
-        return float(step), step.astype("<f4").tobytes()
+        step, said = crossing(np.array([[loud * math.sqrt(12) * 10 ** (-self.snr / 20)]]), True)
+        return float(step[0, 0]), said

@@ -247,13 +247,14 @@ def test_clipping_has_less_error_than_min_max_and_rotation_than_none():
 @pytest.mark.parametrize("count", [1024, 4096, 65_536])
 @pytest.mark.parametrize("snr", [4, 8, 12, 24, 36, 46])
 def test_range_coding_is_near_shannons_bound(count, snr):
-    """Gaussian values: at most 0.30 bit a value above 0.5 log2(variance / error), 0.40 for a thousand values."""
-    x = torch.randn(1, count, generator=torch.Generator().manual_seed(snr))
-    c = lk.codec(f"uniform:snr={snr}+ans")
-    coded = c.encode(x)
-    error = (c.decode(coded) - x).square().mean()
-    shannon = 0.5 * math.log2(float(x.var() / error))
-    assert 8 * len(coded.payload) / count - shannon <= (0.30 if count >= 4096 else 0.40)
+    """Gaussian values: at most 0.30 bit a value above 0.5 log2(variance / error), 0.40 for a thousand (three draws)."""
+    c, above = lk.codec(f"uniform:snr={snr}+ans"), []
+    for seed in range(3):
+        x = torch.randn(1, count, generator=torch.Generator().manual_seed(seed))
+        coded = c.encode(x)
+        error = (c.decode(coded) - x).square().mean()
+        above.append(8 * len(coded.payload) / count - 0.5 * math.log2(float(x.var() / error)))
+    assert sum(above) / 3 <= (0.30 if count >= 4096 else 0.40), above
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

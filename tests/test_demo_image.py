@@ -82,7 +82,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
         (dict(save_to="."), "cannot be written"),
         (dict(save_to="apple.mp4"), "cannot be written"),
         (dict(mode="both"), "Unknown mode 'both'"),
-        (dict(codec="int3"), "Unknown codec"),
+        (dict(codec="int9"), "Unknown codec"),
         (dict(name="toy-llama"), "makes no pictures"),
         (dict(name="no-such-model"), "makes no pictures"),
         (dict(name="toy-sdx"), "did you mean"),

@@ -126,7 +126,7 @@ def test_code_and_page_set_the_same_thing(panel):
         ("guidance_scale", math.nan, "a number from 0 to 100, got nan"), ("guidance_scale", "7", "got '7'"),
         ("cut", 4, '"denoiser", or how many blocks stay local at either end (0, 1, 2, 3); got 4'),
         ("cut", True, "got True"), ("cut", [1], r"got [1]"), ("mode", "both", "Unknown mode 'both'"),
-        ("codec", "int3", "known: bf16"), ("codec", ["int8"], "Unknown codec"),
+        ("codec", "int9", "known: fp32"), ("codec", ["int8"], "Unknown codec"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_a_sentence(panel, name, value, sentence):

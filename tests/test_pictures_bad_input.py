@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import math
 import re
 import socket
 import threading
@@ -23,7 +25,7 @@ from lsplit_kit.models.toy_pipes import toy_pipe_call
 from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
-from lsplit_kit.remote.service import service_of
+from lsplit_kit.remote.service import compute_lock, service_of
 from lsplit_kit.remote.token import write_token
 from lsplit_kit.split.form import Packer
 from lsplit_kit.split.image import picture_body, picture_cut
@@ -262,6 +264,17 @@ def with_call(**more):
     return lambda: (0, *packed(tree_of(more)))
 
 
+def free(tree, *names, at=0):
+    """A call whose tensors of these names cost nothing to send: only their shapes cross."""
+    return lambda: (at, *packed(tree, {name: ["zero"] for name in names}))
+
+
+def synced(name="DPMSolverMultistepScheduler", latent=(1, 4, 16, 16), **config):
+    """The first call of a run under a scheduler's state of one's own, with a latent that costs nothing."""
+    sync = {"class": name, "config": config, "changed": {}}
+    return free(tree_of(sync=sync, latent=torch.zeros(latent)), "latent")
+
+
 def raw(form, payload=b""):
     form = form if isinstance(form, bytes) else json.dumps(form).encode()
     return lambda: (0, form, payload)
@@ -315,6 +328,16 @@ FROM_CLIENTS = [
         lambda w: RpycLink(w.pictures.address, SECONDS, start=1, stop=3, token=TOKEN),
         e.FingerprintMismatch,
     ),
+    Row(
+        "a part beside the blocks",
+        lambda w: RpycLink(w.pictures.address, SECONDS, start=0, stop=2, token=TOKEN),
+        e.FingerprintMismatch,
+    ),
+    Row(
+        "a middle without blocks",
+        lambda w: RpycLink(w.pictures.address, SECONDS, start=5, stop=6, token=TOKEN),
+        e.FingerprintMismatch,
+    ),
     Row("unknown mode on the wire", lambda w: w.link().open(Open("fast", "fp32", "fp32")), e.FrameError),
     # forms
     Row("a form that is no JSON", asking(raw(b"\x00\xff{")), e.FrameError),
@@ -362,6 +385,30 @@ FROM_CLIENTS = [
     Row("a latent of five channels", asking(with_call(sample=torch.zeros(2, 5, 16, 16))), e.LsplitError),
     Row("a latent of two dimensions", asking(with_call(sample=torch.zeros(2, 4))), e.LsplitError),
     Row("text of another width", asking(with_call(encoder_hidden_states=torch.zeros(2, 77, 5))), e.LsplitError),
+    Row(
+        "a picture that takes hours",
+        asking(free(tree_of(dict(sample=torch.zeros(1, 4, 1024, 1024))), "call.sample")),
+        e.LimitExceeded,
+    ),
+    Row(
+        "a thousand pictures",
+        asking(free(tree_of(dict(sample=torch.zeros(1000, 4, 8, 8))), "call.sample")),
+        e.LimitExceeded,
+    ),
+    Row("a million rows of nothing", asking(entry("zero", "float32", [10**6, 4, 0, 0])), e.LimitExceeded),
+    Row("nothing times too much", asking(entry("zero", "float32", [0, 1 << 20, 1 << 20])), e.LimitExceeded),
+    Row(
+        "a time step for everyone",
+        asking(free(tree_of(dict(timestep=torch.zeros(100_000))), "call.timestep")),
+        e.FrameError,
+    ),
+    Row("text for three of two", asking(with_call(encoder_hidden_states=torch.zeros(3, 77, 32))), e.FrameError),
+    Row("a text without a word", asking(with_call(encoder_hidden_states=torch.zeros(2, 0, 32))), e.FrameError),
+    Row(
+        "a text of millions",
+        asking(free(tree_of(dict(encoder_hidden_states=torch.zeros(2, 1 << 18, 32))), "call.encoder_hidden_states")),
+        e.LimitExceeded,
+    ),
     Row("words for a time step", asking(with_call(timestep="soon")), e.LsplitError),
     Row("no time step", asking(lambda: (0, *packed({"call": {"sample": torch.zeros(2, 4, 16, 16)}}))), e.LsplitError),
     # runs
@@ -386,6 +433,25 @@ FROM_CLIENTS = [
     Row("a foreign attribute", lockstep(begin(changed={"__class__": "x"})), e.FrameError),
     Row("a method of the scheduler", lockstep(begin(changed={"step": 1})), e.FrameError),
     Row("the configuration as an attribute", lockstep(begin(changed={"_internal_dict": {}})), e.FrameError),
+    Row(
+        "a latent that would be repeated",
+        lockstep(
+            free(tree_of(sync=state(), latent=torch.zeros(5000, 1, 1, 1)), "latent"),
+            lambda: (1, *packed(tree_of(at=torch.tensor(1)))),
+        ),
+        e.FrameError,
+    ),
+    Row("a latent of millions", lockstep(synced(latent=(1, 4, 1024, 1024))), e.LimitExceeded),
+    Row("a flat latent", lockstep(synced(latent=(64,))), e.LimitExceeded),
+    Row("a table of a million steps", lockstep(synced(trained_betas=torch.zeros(1 << 16))), e.LimitExceeded),
+    Row("an order of hundreds", lockstep(synced(solver_order=800)), e.LimitExceeded),
+    Row("random by an option", lockstep(synced(algorithm_type="sde-dpmsolver++")), e.FrameError),
+    Row(
+        "random by another option",
+        lockstep(synced("FlowMatchEulerDiscreteScheduler", stochastic_sampling=True)),
+        e.FrameError,
+    ),
+    Row("a terminal's codes for a name", lockstep(synced(prediction_type="\x1b]0;owned\x07\n")), e.LimitExceeded),
     Row("text for the time steps", lockstep(begin(changed={"timesteps": "now"}), going_on(1)), e.LsplitError),
     Row("no inference steps", lockstep(begin(changed={"num_inference_steps": 0}), going_on(1)), e.LsplitError),
 ]
@@ -419,6 +485,16 @@ def shapes(text):
     """The answer with another text in front of the payloads."""
     text = text if isinstance(text, bytes) else json.dumps(text, separators=(",", ":")).encode()
     return lambda raw: bytes([len(text)]) + text + raw[1 + raw[0] :]
+
+
+def resized(*shape):
+    """An answer of another shape, with as many bytes as that takes."""
+
+    def lie(raw):
+        text = json.dumps([["", *shape]]).encode()
+        return bytes([len(text)]) + text + bytes(4 * math.prod(shape))
+
+    return lie
 
 
 def all_nan(raw):
@@ -481,6 +557,17 @@ FROM_HOSTS = [
     Row("another shape of as many values", lying(shapes([["", 2, 4, 8, 32]])), e.LsplitError),
     Row("another shape in lockstep", lying(shapes([["", 1, 4, 8, 32]]), mode="lockstep"), e.LsplitError),
     Row("another shape at blocks", lying(merged, **BLOCKS), e.LsplitError),
+    Row("one channel for four", lying(resized(2, 1, 16, 16)), e.FrameError),
+    Row("one channel for four in lockstep", lying(resized(1, 1, 16, 16), mode="lockstep"), e.FrameError),
+    Row("five channels", lying(resized(2, 5, 16, 16)), e.FrameError),
+    Row("no channels", lying(resized(2, 0, 16, 16)), e.FrameError),
+    Row("one pixel at blocks", lying(resized(2, 32, 1, 1), **BLOCKS), e.FrameError),
+    Row("other channels at blocks", lying(resized(2, 7, 8, 8), **BLOCKS), e.FrameError),
+    Row("one pixel where all blocks are away", lying(resized(2, 16, 1, 1), at="blocks", head=0, tail=0), e.FrameError),
+    Row("65 dimensions", lying(shapes([["", *[1] * 65]])), e.FrameError),
+    Row("sizes that overflow", lying(shapes([["", 0, *[(1 << 24) - 1] * 6]])), e.FrameError),
+    Row("no sizes", lying(shapes([[""]])), e.FrameError),
+    Row("33 million values", lying(shapes([["", 2, 1 << 24]])), e.FrameError),
     Row("a flat shape", lying(shapes([["", 2 * 4 * 16 * 16]])), e.LsplitError),
     Row("two tensors for one", lying(shapes([["", 1, 4, 16, 16], ["", 1, 4, 16, 16]])), e.LsplitError),
     Row("a layout that is none", lying(shapes([["77", 2, 4, 16, 16]])), e.FrameError),
@@ -531,3 +618,52 @@ def test_zero_steps_are_the_librarys_own_error(world):
             draw(pipe, num_inference_steps=0)
         kinds.append(type(caught.value))
     assert kinds[0] is kinds[1] or kinds[1] is e.UnsupportedModel
+
+
+def body_and_session(mode="per_step", **info):
+    body = load_picture_body("toy-sd")
+    body.info = body.info._replace(**info)
+    return body, body.open(Open(mode, "fp32", "fp32"))
+
+
+def test_what_a_failed_call_kept_is_forgotten():
+    """Tensors that came once with a call that failed do not pile up in the session."""
+    body, session = body_and_session()
+    form = json.dumps(
+        [{"d": {"call": {"d": {"sample": {"#": 0}, "timestep": 1}}}}, [["keep", "uint8", [1, 4, 64, 64]]]]
+    )
+    for number in range(1, 4):
+        with pytest.raises(Exception):  # noqa: B017 (whatever the U-Net says of bytes)
+            body.step(session, PictureStep(number, 0, form.encode(), bytes(4 * 64 * 64)))
+        assert body.sessions[session].forms.kept == [] and body.sessions[session].size() < 1000
+
+
+def test_a_run_and_its_last_answer_count():
+    body, session = body_and_session("lockstep")
+    start, form, payload = begin()()
+    answer = body.step(session, PictureStep(1, start, form, payload))
+    latent, noise, text = 4096, 2 * 4096, 2 * 77 * text_width() * 4
+    assert body.sessions[session].size() >= latent + noise + text + len(answer)
+
+
+def test_an_answer_that_no_frame_can_take_is_refused_before_it_is_kept():
+    body, session = body_and_session(max_frame=8000)
+    with pytest.raises(e.LimitExceeded, match="The answer takes 8,192 bytes"):
+        body.step(session, PictureStep(1, *good()()))
+    assert body.sessions[session].last[0] == -1
+
+
+def test_a_newcomer_is_greeted_while_another_computes(world):
+    with compute_lock, world.link() as link:
+        number = link.open(Open("lockstep", "fp32", "int8"))
+        link.close_session(number)
+
+
+def test_the_log_of_a_host_has_no_control_characters(world, caplog):
+    with caplog.at_level(logging.INFO), world.link() as link:
+        session = link.open(Open("per_step", "fp32", "fp32"))
+        with pytest.raises(e.HostError):
+            form, payload = packed(tree_of(dict(timestep="\x1b[2J\n2030-01-01 forged")))
+            link.step(session, PictureStep(1, 0, form, payload))
+    said = [record.getMessage() for record in caplog.records]
+    assert any("Traceback" in line for line in said) and all(line.isprintable() for line in said)

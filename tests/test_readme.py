@@ -27,7 +27,9 @@ def test_the_examples_run_verbatim(code, tmp_path):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/failure-modes.md", "docs/codecs.md", "docs/errors/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/failure-modes.md", "docs/codecs.md", "docs/errors/README.md"]
+)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):

@@ -77,8 +77,12 @@ class HeldPicture(PictureBody):
 
     def sub(self, start: int, stop: int) -> PictureBody:
         """The body of parts [start, stop), sharing weights and the compute lock."""
-        if hasattr(self.denoiser, "down_blocks") and start + stop != self.info.stop:
-            raise FingerprintMismatch(f"Parts [{start}, {stop}) are not the middle of this U-Net.")
+        last = self.info.stop - 1
+        inside = 1 <= start < stop <= last
+        if hasattr(self.denoiser, "down_blocks"):
+            inside = inside and start + stop == last + 1 and start <= last // 2 - 1
+        if not inside:
+            raise FingerprintMismatch(f"Parts [{start}, {stop}) are not blocks that this denoiser can be cut at.")
         part = picture_body(self.denoiser, (start, stop), self.name)
         return PictureBody(part.run, part.arguments, part.info._replace(holds=self.info.holds), self._lock)
 

@@ -98,10 +98,10 @@ class Zstd(Plain):
 
 
 class Curve(NamedTuple):
-    """A generalised normal distribution over whole numbers low .. low + count - 1, in parameters that cross exactly."""
+    """A generalised normal distribution over whole numbers low .. low + levels - 1, in numbers that cross exactly."""
 
     low: int
-    count: int
+    levels: int
     middle: int  # in quarters
     spread: int  # a byte, OCTAVE of them to a doubling
     shape: int  # place in SHAPES
@@ -122,7 +122,7 @@ class Ans:
         curve = fitted(numbers, low, high)
         code = _coder().RangeEncoder()
         code.encode((numbers - low).astype(np.int32), model_of(curve)[0])
-        head = bytes([curve.shape, curve.spread]) + varint(_zigzag(low)) + varint(curve.count - 1)
+        head = bytes([curve.shape, curve.spread]) + varint(_zigzag(low)) + varint(curve.levels - 1)
         return head + varint(_zigzag(curve.middle)) + code.get_compressed().astype("<u4").tobytes()
 
     def unpack(self, raw: bytes, count: int) -> np.ndarray:
@@ -130,7 +130,7 @@ class Ans:
         if raw[:1] == b"\xff":
             return Plain().unpack(raw[1:], count)
         curve, at = read_curve(raw)
-        if curve.count == 1 and at == len(raw):
+        if curve.levels == 1 and at == len(raw):
             return np.full(count, float(curve.low))
         if (len(raw) - at) % 4:
             raise CodecError("The range-coded numbers are not whole words.")
@@ -174,7 +174,7 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
 
 @lru_cache(maxsize=512)
 def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
-    """(constriction's model, probabilities [count], mean values [count]) of a curve; no probability is below 2^-22.
+    """(constriction's model, probabilities, mean values, each [levels]) of a curve; no probability is below 2^-22.
 
     Probabilities and means are rounded, so that the last bits of another machine's exponentials do not matter.
     """
@@ -183,8 +183,8 @@ def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
 
     shape = SHAPES[curve.shape]
     width = 2.0 ** ((curve.spread - _ZERO) / OCTAVE) * float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
-    levels = np.arange(curve.low, curve.low + curve.count)
-    edges = np.append(levels, levels[-1] + 1) - 0.5 - curve.middle / 4
+    numbers = np.arange(curve.low, curve.low + curve.levels)
+    edges = np.append(numbers, numbers[-1] + 1) - 0.5 - curve.middle / 4
     far = np.abs(edges / width) ** shape
     below = np.sign(edges) * gammainc(1 / shape, far)
     # The integral of |x| times the density up to an edge, but for the density's own sign: a mean's numerator.
@@ -193,11 +193,11 @@ def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     weights = np.rint(mass * 2**22) + 1
     chances = weights / weights.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = np.diff(first) / 2 / mass + curve.middle / 4 - levels
+        means = np.diff(first) / 2 / mass + curve.middle / 4 - numbers
     shifts = np.rint(np.clip(np.nan_to_num(means), -0.5, 0.5) * CENTRE) / CENTRE
     known = mass > 1e-9  # out there the curve says nothing
     model = constriction.stream.model.Categorical(chances, perfect=False)
-    return model, chances, levels + np.where(known, shifts, 0.0)
+    return model, chances, numbers + np.where(known, shifts, 0.0)
 
 
 @lru_cache(maxsize=1)

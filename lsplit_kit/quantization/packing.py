@@ -17,9 +17,9 @@ def pack(numbers: np.ndarray, bits: int) -> bytes:
     if bits == 8:
         return numbers.tobytes()
     rows = -(-numbers.size // LANES)
-    lanes = np.zeros(rows * LANES, np.uint64)
-    lanes[: numbers.size] = numbers.ravel()
-    lanes = lanes.reshape(rows, LANES)
+    flat = np.zeros(rows * LANES, np.uint64)
+    flat[: numbers.size] = numbers.ravel()
+    lanes = flat.reshape(rows, LANES)
     words = lanes[:, 0]
     for i in range(1, LANES):
         words = words | lanes[:, i] << np.uint64(i * bits)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+import traceback
 from types import TracebackType
 from typing import Any
 
@@ -199,7 +200,8 @@ class PrimitiveConnection(Connection):
                 request,
                 have if type(have := getattr(val, "have", 0)) is int else 0,
             )
-        log.error("request %s failed", request, exc_info=(typ, val, tb))
+        for line in "".join(traceback.format_exception(typ, val, tb)).splitlines():  # a peer's text may be in it
+            log.error("request %s failed: %s", request, safe_text(line))
         return HostError.code, "internal error", request, 0
 
     def _unbox_exc(self, raw: object) -> LsplitError:

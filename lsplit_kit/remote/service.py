@@ -13,7 +13,9 @@ from .protocol import PrimitiveService, log, safe_text
 
 MAX_SESSIONS = 64
 _HELLO = (str, str, str, str, str, int, int, str)
-compute_lock = threading.Lock()  # one computation at a time in a host process: two would only share its one thread
+# One computation at a time in a host process: two would only share its one thread. Only steps take it: a connection has
+# its own sessions and one request in flight, so its other calls need no lock and wait for nobody.
+compute_lock = threading.Lock()
 
 
 class HeldBody(BodyHost, Protocol):
@@ -41,9 +43,8 @@ class BodyService(PrimitiveService):
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
-        with compute_lock:
-            while self._sessions:
-                self._forget(self._sessions.popitem()[1])
+        while self._sessions:
+            self._forget(self._sessions.popitem()[1])
 
     def exposed_hello(self, *args: Any) -> tuple:
         """Compare versions, fingerprint, layers and dtype; return HostInfo's fields.
@@ -72,9 +73,8 @@ class BodyService(PrimitiveService):
             raise FingerprintMismatch(
                 f"The local side computes in {safe_text(dtype)[:20]}, the host in {own}; load both alike."
             )
-        with compute_lock:
-            whole = (start, stop) == (self.body.info.start, self.body.info.stop)
-            part = self.body.fork() if whole else self.body.sub(start, stop)  # with its own sessions
+        whole = (start, stop) == (self.body.info.start, self.body.info.stop)
+        part = self.body.fork() if whole else self.body.sub(start, stop)  # with its own sessions
         info = part.info
         if fingerprint and fingerprint != info.fingerprint:
             raise FingerprintMismatch(
@@ -89,12 +89,11 @@ class BodyService(PrimitiveService):
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
         part = self._ready()
-        with compute_lock:
-            number = part.open(Open(*args))
-            self._last += 1
-            self._sessions[self._last] = number
-            if len(self._sessions) > MAX_SESSIONS:  # its owner hears "unknown session" later and replays
-                self._forget(self._sessions.popitem(last=False)[1])
+        number = part.open(Open(*args))
+        self._last += 1
+        self._sessions[self._last] = number
+        if len(self._sessions) > MAX_SESSIONS:  # its owner hears "unknown session" later and replays
+            self._forget(self._sessions.popitem(last=False)[1])
         return self._last
 
     def exposed_step(self, *args: Any) -> bytes:
@@ -116,8 +115,7 @@ class BodyService(PrimitiveService):
         self._ready()
         number = self._sessions.pop(args[0], None)
         if number is not None:
-            with compute_lock:
-                self._forget(number)
+            self._forget(number)
 
     def _ready(self) -> BodyHost:
         if self._part is None:

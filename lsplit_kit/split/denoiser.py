@@ -16,6 +16,8 @@ from .far import Asked, Far
 from .picture_host import combine
 from .trajectory import Watched, same_noise, state_of
 
+Wanted = list[tuple[int | None, ...]]
+
 
 class RemoteDenoiser(nn.Module):
     """Stands where `pipe.unet` or `pipe.transformer` stood; its config stays local, its weights are elsewhere."""
@@ -61,7 +63,9 @@ class RemoteDenoiser(nn.Module):
                 f"This denoiser takes a {type(sample).__name__} of latents; only one tensor can cross."
             )
         guide = self._guide(sample)
-        noise = self._in_lockstep(call, sample, guide) if self._follows() else self._alone(call, sample, guide)
+        wanted = self._wanted(sample, guide)
+        follows = self._follows()
+        noise = (self._in_lockstep if follows else self._alone)(call, sample, guide, wanted)
         if guide and guide["where"] == "host":
             noise = torch.cat([noise, noise])  # without + s * (with - without) is the guided noise again
         return SimpleNamespace(sample=noise) if as_object else (noise,)
@@ -70,6 +74,14 @@ class RemoteDenoiser(nn.Module):
         """The pipeline's guidance scale, where it guides by two equal halves and by the plain formula."""
         scale = self._pipe[0].plain_guidance()
         return {"scale": scale, "where": self.guidance} if scale is not None and _halves_equal(sample) else None
+
+    def _wanted(self, sample: Tensor, guide: dict | None) -> Wanted:
+        """The noise's shape: the sample's with the denoiser's own channels; guided, it is for half the batch."""
+        rows = len(sample) // 2 if guide and guide["where"] == "host" else len(sample)
+        if sample.dim() == 3:  # packed latents [B, L, C] keep their width
+            return [(rows, *sample.shape[1:])]
+        channels = getattr(self, "out_channels", None) or self.config.get("out_channels") or sample.shape[1]
+        return [(rows, int(channels), *sample.shape[2:])]
 
     def _follows(self) -> bool:
         """Whether the host can hold the pipeline's latent: since its last step with our noise, one step or none."""
@@ -85,14 +97,14 @@ class RemoteDenoiser(nn.Module):
             )
         return not self._lost
 
-    def _alone(self, call: dict, sample: Tensor, guide: dict | None) -> Tensor:
+    def _alone(self, call: dict, sample: Tensor, guide: dict | None, wanted: Wanted) -> Tensor:
         """The call by itself: the sample goes up, the noise comes down."""
         how: dict[str, list] = {f"call.{self._input}": ["twice" if _halves_equal(sample) else "up"]}
         tree: dict[str, Any] = {"alone": True} if self.far.policy == "lockstep" else {}
         tree |= {"guide": guide} if guide and guide["where"] == "host" else {}
-        return self.far.ask(lambda fresh: (0, {**tree, "call": call}, how), sample.dtype, _wanted(sample, guide))[0]
+        return self.far.ask(lambda fresh: (0, {**tree, "call": call}, how), sample.dtype, wanted)[0]
 
-    def _in_lockstep(self, call: dict, sample: Tensor, guide: dict | None) -> Tensor:
+    def _in_lockstep(self, call: dict, sample: Tensor, guide: dict | None, wanted: Wanted) -> Tensor:
         watched = self._pipe[0].scheduler
         repeat = 2 if guide or _halves_equal(sample) else 1
         raw = watched.raw if watched.raw is not None else sample
@@ -121,18 +133,10 @@ class RemoteDenoiser(nn.Module):
             how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled], "latent": ["up"]}
             return self._start, {**tree, "call": call}, how
 
-        noise = self.far.ask(build, sample.dtype, _wanted(sample, guide))[0]
+        noise = self.far.ask(build, sample.dtype, wanted)[0]
         self._ours = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
         self._latent, watched.steps = latent, 0
         return noise
-
-
-def _wanted(sample: Tensor, guide: dict | None) -> list[tuple[int | None, ...]]:
-    """The shape that the noise must have: the sample's, with channels of its own, guided noise for half the batch."""
-    batch, channels, *size = sample.shape
-    return [
-        (batch // 2 if guide and guide["where"] == "host" else batch, None if sample.dim() > 3 else channels, *size)
-    ]
 
 
 def _halves_equal(sample: Tensor) -> bool:

@@ -51,9 +51,7 @@ class Far:
         for last_try in (False, False, True):
             fresh = self._open()
             try:
-                out = self._send(*build(fresh), replay=fresh and self._number > 0, dtype=dtype)
-                _check(out, wanted)
-                return out
+                return self._send(*build(fresh), replay=fresh and self._number > 0, dtype=dtype, wanted=wanted)
             except (CacheMiss, SessionUnknown, HostUnavailable) as lost:
                 if isinstance(lost, CacheMiss):
                     self._drop()
@@ -83,7 +81,9 @@ class Far:
         self._epoch, self._shapes, self._packer = self.link.epoch, [], Packer(self.up)
         return True
 
-    def _send(self, start: int, tree: dict, how: dict, *, replay: bool, dtype: Any) -> list[Tensor]:
+    def _send(
+        self, start: int, tree: dict, how: dict, *, replay: bool, dtype: Any, wanted: Sequence[Shape]
+    ) -> list[Tensor]:
         form, sent = self._packer.pack(tree, how)
         payload = b"".join(s.encoded.payload for s in sent)
         if len(form) + len(payload) > self.link.info.max_frame - 4096:
@@ -95,6 +95,7 @@ class Far:
         assert self._session is not None
         done = self.link.step(self._session, PictureStep(self._number, start, form, payload))
         crossed, self._shapes = read_answer(done.payload, self._shapes, self.down)
+        _check([encoded.shape for encoded in crossed], wanted)  # before anything of that size is made
         out = [
             laid_out(self.down.decode(encoded, dtype), layout)
             for encoded, (layout, *_) in zip(crossed, self._shapes, strict=True)
@@ -114,12 +115,10 @@ class Far:
         self._session = None
 
 
-def _check(out: list[Tensor], wanted: Sequence[Shape]) -> None:
-    good = len(out) == len(wanted) and all(
-        tensor.dim() == len(shape) and all(w in (None, n) for n, w in zip(tensor.shape, shape, strict=True))
-        for tensor, shape in zip(out, wanted, strict=True)
+def _check(shapes: list[tuple[int, ...]], wanted: Sequence[Shape]) -> None:
+    good = len(shapes) == len(wanted) and all(
+        len(got) == len(shape) and all(w in (None, n) for n, w in zip(got, shape, strict=True))
+        for got, shape in zip(shapes, wanted, strict=True)
     )
     if not good:
-        raise FrameError(
-            f"The host answered with shapes {[tuple(t.shape) for t in out]}, {list(wanted)} were expected."
-        )
+        raise FrameError(f"The host answered with shapes {shapes}, {list(wanted)} were expected.")

@@ -225,7 +225,8 @@ def _dtype_and_shape(entry: list) -> tuple[torch.dtype, tuple[int, ...]]:
     dtype, shape = entry[-2:] if len(entry) >= 3 else ("", None)
     if type(dtype) is not str or dtype not in _DTYPES or type(shape) is not list or len(shape) > 6:
         raise FrameError("The form has a tensor without a dtype and a shape that may cross.")
-    if not all(type(n) is int and 0 <= n <= MAX_VALUES for n in shape) or math.prod(shape) > MAX_VALUES:
+    whole = all(type(n) is int and 0 <= n <= MAX_VALUES for n in shape)
+    if not whole or math.prod(max(n, 1) for n in shape) > MAX_VALUES:  # a 0 must not hide the others
         raise LimitExceeded(f"A tensor has at most {MAX_VALUES:,} values.")
     return _DTYPES[dtype], tuple(shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CacheMiss, FrameError
+from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
-from .form import Latent, Unpacker, laid_out, layout_of, leaves
+from .form import MAX_VALUES, Latent, Unpacker, laid_out, layout_of, leaves
+from .picture_limits import check_call
 from .sessions import Remembered, Sessions
 from .trajectory import Trajectory
 
@@ -32,8 +34,9 @@ class Picture(Remembered):
         self.shapes: list[list] = []
 
     def size(self) -> int:
-        """Bytes of the tensors that came once."""
-        return sum(tensor.nbytes for tensor in self.forms.kept)
+        """Bytes of the tensors that came once, of the run, and of the last answer."""
+        run = self.run.size() if self.run is not None else 0
+        return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2])
 
 
 class PictureBody(Sessions[Picture, PictureStep]):
@@ -54,6 +57,14 @@ class PictureBody(Sessions[Picture, PictureStep]):
 
     def _answer(self, s: Picture, step: PictureStep) -> bytes:
         """A byte (how long the shapes' text is; 0: as last time), that text, and the outputs' payloads."""
+        before = s.forms.kept, s.forms.last
+        try:
+            return self._answered(s, step)
+        except BaseException:
+            s.forms.kept, s.forms.last = before  # a refused call leaves no trace
+            raise
+
+    def _answered(self, s: Picture, step: PictureStep) -> bytes:
         tree = s.forms.unpack(step.form, step.payload)
         if type(tree) is not dict or not set(tree) <= PARTS:
             raise FrameError("The form of this call is not readable.")
@@ -67,6 +78,9 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 out = self._compute(s, call, tree)
                 if guide and guide["where"] == "host":
                     out[0] = combine(out[0], guide["scale"])
+                most = sum(s.down.payload_bytes(tuple(tensor.shape)) for tensor in out)
+                if most > self.info.max_frame - 4096:
+                    raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
                 encoded = [s.down.encode(tensor) for tensor in out]
                 if s.run is not None:  # step on what the local side will have, not on what was computed
                     noise = laid_out(s.down.decode(encoded[0], out[0].dtype), layout_of(out[0]))
@@ -105,7 +119,9 @@ class PictureBody(Sessions[Picture, PictureStep]):
         streams = tree.get("streams", {})
         if type(streams) is not dict or not all(isinstance(stream, Tensor) for stream in streams.values()):
             raise FrameError("Streams are tensors by name.")
-        return self.run(leaves(call, remembered), streams)
+        whole = leaves(call, remembered)
+        check_call(whole, streams)
+        return self.run(whole, streams)
 
 
 def combine(noise: Tensor, scale: float) -> Tensor:
@@ -134,10 +150,9 @@ def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encod
     size = raw[0] if raw else 0
     try:
         shapes = json.loads(raw[1 : 1 + size]) if size else shapes
-        whole = all(type(n) is int and 0 <= n < 1 << 24 for _, *shape in shapes for n in shape)
-    except (ValueError, TypeError):
-        whole = False
-    if not raw or not whole or not shapes:
+    except (ValueError, RecursionError):
+        shapes = []
+    if not raw or type(shapes) is not list or not shapes or not all(map(_readable, shapes)):
         raise FrameError("The host's answer has no readable shapes.")
     at, out = 1 + size, []
     for shape in (tuple(shape) for _, *shape in shapes):
@@ -147,3 +162,13 @@ def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encod
     if at != len(raw):
         raise FrameError(f"The host's answer has {len(raw):,} bytes, its shapes need {at:,}.")
     return out, shapes
+
+
+def _readable(entry: object) -> bool:
+    """Whether this is a layout and one to six sizes of a tensor that may cross."""
+    if type(entry) is not list or not 2 <= len(entry) <= 7 or type(entry[0]) is not str:
+        return False
+    sizes = entry[1:]
+    return all(type(n) is int and 0 <= n <= MAX_VALUES for n in sizes) and (
+        math.prod(max(n, 1) for n in sizes) <= MAX_VALUES
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from typing import Any
 
 import diffusers
@@ -24,7 +25,9 @@ DETERMINISTIC = (
     "DEISMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
     "LMSDiscreteScheduler", "PNDMScheduler", "FlowMatchEulerDiscreteScheduler",
 )  # fmt: skip
-_MOST_STEPS, _LONGEST = 10_000, 100_000
+_MOST_STEPS, _LONGEST, _MOST_ORDER = 10_000, 100_000, 4
+_MOST_VALUES = 1 << 20  # of the latents of a run, and of all that a scheduler remembers of it
+_NAME = re.compile(r"[A-Za-z0-9_+.-]{0,64}")
 
 
 class Watched:
@@ -62,8 +65,7 @@ def watch(scheduler: Any) -> Any:
     cls = type(scheduler)
     if isinstance(scheduler, Watched):
         return scheduler
-    sde = "sde" in str(scheduler.config.get("algorithm_type", "")) or scheduler.config.get("stochastic_sampling")
-    if cls.__name__ not in DETERMINISTIC or sde:
+    if cls.__name__ not in DETERMINISTIC or _draws(scheduler.config):
         raise UnsupportedOption(
             f"{cls.__name__} draws random numbers (or is unknown), so two sides cannot step it alike; use "
             "mode='per_step', or a deterministic scheduler such as DDIM, DPM-Solver++, Euler or flow-match Euler."
@@ -111,8 +113,16 @@ class Trajectory:
         cls, config, changed = getattr(diffusers, state["class"]), state["config"], state["changed"]
         if type(config) is not dict or type(changed) is not dict or not set(config) <= parameters_of(cls):
             raise FrameError("The scheduler's configuration is not one of its class.")
+        if _draws(config):
+            raise FrameError("This host steps no scheduler that draws random numbers; use mode='per_step'.")
+        if any(type(v) is int and v > _MOST_ORDER for k, v in config.items() if k.endswith("order")):
+            raise LimitExceeded(f"A scheduler's order is at most {_MOST_ORDER}.")
         if not all(_small(value) for value in (*config.values(), *changed.values())):
-            raise LimitExceeded(f"A scheduler has at most {_MOST_STEPS:,} training steps.")
+            raise LimitExceeded(
+                f"A scheduler's state has numbers up to {_LONGEST:,}, lists of {_MOST_STEPS:,} and short names."
+            )
+        if latent.dim() < 3 or not 0 < latent.numel() <= _MOST_VALUES or _values(changed) > 8 * _MOST_VALUES:
+            raise LimitExceeded(f"A run's latents have at most {_MOST_VALUES:,} values.")
         try:
             self.scheduler = cls.from_config(config)
         except (ValueError, TypeError, NotImplementedError, AttributeError):
@@ -130,8 +140,16 @@ class Trajectory:
         """Step the latent with the noise of the last call."""
         if self.noise is None:
             raise FrameError("There is no noise to step with yet.")
-        self.latent = self.scheduler.step(_first(self.noise, self.latent), at, self.latent, return_dict=False)[0]
+        noise = _first(self.noise, self.latent)
+        if noise.shape != self.latent.shape:  # the step would broadcast them
+            raise FrameError(f"The noise {tuple(noise.shape)} is not one of the latent {tuple(self.latent.shape)}.")
+        self.latent = self.scheduler.step(noise, at, self.latent, return_dict=False)[0]
         self.noise = None
+
+    def size(self) -> int:
+        """Bytes that the run keeps."""
+        noise = self.noise.nbytes if self.noise is not None else 0
+        return self.latent.nbytes + noise + 4 * _values(vars(self.scheduler))
 
     def sample(self, repeat: int, scaled: bool, at: Any, beside: Tensor | None) -> Tensor:
         """What the pipeline would give its denoiser: the latent repeated, scaled, with extra channels beside it."""
@@ -171,11 +189,28 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+def _draws(config: Any) -> bool:
+    """Whether a configuration makes a scheduler's step draw random numbers."""
+    return "sde" in str(config.get("algorithm_type", "")) or bool(config.get("stochastic_sampling"))
+
+
+def _values(part: object) -> int:
+    """How many numbers the tensors in a scheduler's attribute, list or dict have together."""
+    if isinstance(part, (Tensor, np.ndarray)):
+        return part.numel() if isinstance(part, Tensor) else part.size
+    if isinstance(part, (list, tuple)):
+        return sum(map(_values, part))
+    return sum(map(_values, part.values())) if isinstance(part, dict) else 0
+
+
 def _small(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() <= 1 << 24
+    if isinstance(value, Tensor):  # a table of the steps, or a noise of the run
+        return value.numel() <= (_MOST_STEPS if value.dim() < 2 else _MOST_VALUES)
     if isinstance(value, (list, tuple)):
-        return len(value) <= _MOST_STEPS and all(map(_small, value))
+        tensors = sum(isinstance(v, Tensor) for v in value)
+        return tensors <= _MOST_ORDER and len(value) <= _MOST_STEPS and all(map(_small, value))
     if isinstance(value, dict):
         return len(value) <= 64 and all(map(_small, value.values()))
+    if isinstance(value, str):  # it may end in the host's log
+        return _NAME.fullmatch(value) is not None
     return not isinstance(value, int) or abs(value) <= _LONGEST

@@ -47,23 +47,19 @@ class Middle(nn.Module):
 
     has_cross_attention = True
 
-    def __init__(self, far: Far, upsampler: nn.Module | None) -> None:
+    def __init__(self, far: Far, upsampler: nn.Module | None, channels: int, larger: bool) -> None:
+        """`larger`: an up-sampler that stayed with the body makes its output as large as the last local skip."""
         super().__init__()
-        self.far, self.upsampler = far, upsampler
+        self.far, self.upsampler, self.channels, self.larger = far, upsampler, channels, larger
         self.call: dict[str, Any] = {}
         self.size: torch.Size | None = None
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
         """The body's output at the size of the last local skip."""
         tree = {"call": {**self.call, "sample": hidden_states}}
-        batch, _, height, width = hidden_states.shape
-        channels = None if self.upsampler is None else self.upsampler.channels
-        size = (
-            (height, width) if channels else (None, None)
-        )  # an up-sampler that stayed with the body may have doubled it
-        out = self.far.ask(
-            lambda fresh: (0, tree, {"call.sample": ["up"]}), hidden_states.dtype, [(batch, channels, *size)]
-        )[0]
+        batch, _, *size = hidden_states.shape
+        wanted = (batch, self.channels, *(self.size if self.larger and self.size is not None else size))
+        out = self.far.ask(lambda fresh: (0, tree, {"call.sample": ["up"]}), hidden_states.dtype, [wanted])[0]
         return out if self.upsampler is None else self.upsampler(out, self.size)
 
 
@@ -86,7 +82,9 @@ def local_unet(unet: Any, k: int, far: Far) -> Any:
     """A structural copy whose middle is far away; it shares every tensor with `unet`, which is left as it was."""
     depth, grafted = depth_of(unet), twin(unet)
     up = grafted.up_blocks[depth - k - 1]
-    middle = Middle(far, up.upsamplers[0] if sized_upsampler(up) else None)
+    stays = sized_upsampler(up)
+    channels = unet.config.block_out_channels[k]
+    middle = Middle(far, up.upsamplers[0] if stays else None, channels, larger=k > 0 and not stays)
     grafted.mid_block = middle
     grafted.down_blocks = nn.ModuleList(grafted.down_blocks[:k])
     if k:

@@ -10,10 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
+BLOCKS = [code for page in (README, CODECS) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=["ten lines", "pictures", "your own model"])
+@pytest.mark.parametrize("code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs"])
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(

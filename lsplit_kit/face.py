@@ -35,7 +35,7 @@ def load(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.
 def load_local(
     name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = torch.float32
 ) -> Any:
-    """The model with only head, tail and ends in memory; the body's layers are structure without weights."""
+    """The model with only head, tail and ends in memory, or the pipeline without its denoiser; for split(body=host)."""
     from .models.partial import load_local
 
     return load_local(name_or_path, head, tail, dtype)
@@ -129,6 +129,10 @@ def _split_picture(
             f'at is "denoiser" or "blocks", guidance "host" or "local"; got {at!r} and {guidance!r}.'
         )
     denoiser = getattr(pipe, part_of(pipe))
+    if hasattr(denoiser, "lsplit_digests") and (at != "denoiser" or body is None or body == "loopback"):
+        raise UnsupportedModel(
+            "This pipeline was loaded without its denoiser: give body= a host's address, and leave at='denoiser'."
+        )
     cut = picture_cut(denoiser, at, plan.head, plan.tail)
     name = getattr(pipe, "lsplit_name", None) or type(pipe).__name__
     up, down = (spec or lossless(denoiser.dtype) for spec in pair)

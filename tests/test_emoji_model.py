@@ -13,6 +13,7 @@ import lsplit_kit as lk
 from lsplit_kit.measure import picture_quality
 from lsplit_kit.models.names import SHIPPED
 from lsplit_kit.models.pictures import load_denoiser
+from lsplit_kit.split.image import part_of
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ def pipe():
 
 
 def draw(pipe, prompt="a red apple", steps=20, seed=0, **options):
+    pipe.set_progress_bar_config(disable=True)
     call = dict(num_inference_steps=steps, guidance_scale=3.0, generator=torch.Generator().manual_seed(seed))
     return pipe(prompt, **call | options).images[0]
 
@@ -74,6 +76,33 @@ def test_a_host_loads_the_denoiser_alone(pipe):
     held = load_denoiser("emoji-ldm")
     assert type(held) is type(pipe.unet)
     assert all(torch.equal(a, b) for a, b in zip(held.parameters(), pipe.unet.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["emoji-ldm", "toy-sdxl", "toy-flux"])
+def test_the_local_side_needs_no_denoiser(name):
+    """Structure without weights is enough to draw over a host, and says what is missing before that."""
+    local, whole = lk.load_local(name), lk.load(name)
+    denoiser = getattr(local, part_of(local))
+    assert all(p.device.type == "meta" for p in denoiser.parameters()) and isinstance(local, type(whole))
+    with pytest.raises(lk.LsplitError, match="without its denoiser: split it first"):
+        local("a dog")
+    for wrong in (dict(), dict(body="loopback"), dict(at="blocks", body="rpyc://127.0.0.1:1")):
+        with pytest.raises(lk.LsplitError, match="a host's address"):
+            lk.split(local, **wrong)
+    call = dict(steps=2, height=64, width=64) if name != "toy-sdxl" else dict(steps=2)
+    with lk.host(name) as host:
+        split = lk.split(local, body=host.address, mode="lockstep")
+        assert draw(split, **call).tobytes() == draw(whole, **call).tobytes()
+        split.close()
+
+
+def test_another_denoiser_is_noticed_by_a_local_side_without_one(tmp_path):
+    whole = lk.load("emoji-ldm")
+    with torch.no_grad():
+        whole.unet.conv_out.bias[3] += 0.5
+    whole.save_pretrained(tmp_path)
+    with lk.host("emoji-ldm") as host, pytest.raises(lk.LsplitError, match="fingerprint"):
+        lk.split(lk.load_local(tmp_path), body=host.address)
 
 
 CUTS = [dict(), dict(mode="lockstep"), *(dict(at="blocks", head=k, tail=k) for k in range(3))]

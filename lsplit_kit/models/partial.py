@@ -16,7 +16,7 @@ from ..split.session import Body
 from .convert import SMOLLM2, smollm2_folder
 from .load import TokenizerAtUse, fill, skeleton
 from .names import check_plan, is_picture, number_format, resolve, suggestion
-from .pictures import load_picture_body
+from .pictures import load_local_pipe, load_picture_body
 from .reader import TensorFolder
 from .toys import toy_folder, toy_names
 
@@ -52,7 +52,12 @@ class LocalSide:
 def load_local(
     name_or_path: str | os.PathLike[str], head: int = 2, tail: int = 2, dtype: torch.dtype | str = torch.float32
 ) -> Any:
-    """The model with head, tail and ends in memory and the body's layers on the meta device; for split(body=host)."""
+    """The model with head, tail and ends in memory and the body's layers on the meta device; for split(body=host).
+
+    Of a pipeline, everything but its denoiser's weights; head and tail do not matter there.
+    """
+    if is_picture(name_or_path):
+        return load_local_pipe(name_or_path, number_format(dtype))
     number, plan = number_format(dtype), check_plan(name_or_path, head, tail)
     name, folder = resolve(name_or_path)[0], folder_of(name_or_path)
     model = skeleton(folder, number)

@@ -10,8 +10,11 @@ from typing import Any
 
 import diffusers
 import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
 
-from ..errors import FingerprintMismatch, WeightsError
+from ..errors import FingerprintMismatch, UnsupportedModel, WeightsError
+from ..split.fingerprint import digest, digests
 from ..split.image import part_of, picture_body, picture_cut
 from ..split.picture_host import PictureBody
 from .hush import hushed
@@ -20,14 +23,19 @@ from .names import EMOJI, SHIPPED, number_format, resolve
 from .toy_pipes import build_toy_pipe, toy_pipe_names
 
 
-def load_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32) -> Any:
-    """The pipeline of a short name or a folder, weights 64-byte aligned, in eval mode; raises WeightsError."""
+def load_pipe(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32, **parts: torch.nn.Module
+) -> Any:
+    """The pipeline of a short name or a folder, weights 64-byte aligned, in eval mode; raises WeightsError.
+
+    parts: components that are not to be read from a folder.
+    """
     name, dtype = resolve(name_or_path)[0], number_format(dtype)
     if name in toy_pipe_names():
         with hushed():
             pipe = build_toy_pipe(name, dtype)
     else:
-        index, options = _index(name), dict(dtype=dtype, local_files_only=True)
+        index, options = _index(name), dict(dtype=dtype, local_files_only=True, **parts)
         if "safety_checker" in index:
             options["safety_checker"] = None
         try:
@@ -44,19 +52,67 @@ def load_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype | str = t
     return pipe
 
 
+class LocalPipe:
+    """What a pipeline of `load_local` is until it is split: the library's class, but it has no denoiser to call."""
+
+    def __call__(self, *args: object, **options: object) -> None:
+        """UnsupportedModel, always."""
+        raise UnsupportedModel(
+            "This pipeline was loaded without its denoiser: split it first, pipe = lk.split(pipe, body=host.address)."
+        )
+
+
+def load_local_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Any:
+    """The pipeline without its denoiser's weights, which are only hashed; raises WeightsError."""
+    name = resolve(name_or_path)[0]
+    if name in toy_pipe_names():
+        pipe = load_pipe(name, dtype)
+        denoiser = getattr(pipe, part_of(pipe))
+        denoiser.lsplit_digests = digests(denoiser)
+        denoiser.to("meta")
+    else:
+        part, cls = _denoiser_of(name)
+        with init_empty_weights(include_buffers=False):
+            denoiser = cls.from_config(cls.load_config(_folder(name) / part, local_files_only=True)).eval()
+        torch.nn.Module.to(denoiser, dtype)  # the library's own to() warns about casts
+        denoiser.lsplit_digests = _file_digests(_folder(name) / part, denoiser, dtype)
+        pipe = load_pipe(name, dtype, **{part: denoiser})
+    pipe.lsplit_class = cls = type(pipe)
+    pipe.__class__ = type(cls.__name__, (LocalPipe, cls), {"__module__": cls.__module__})
+    return pipe
+
+
+def _file_digests(folder: Path, denoiser: Any, dtype: torch.dtype) -> dict[str, str]:
+    """Digests of a denoiser's tensors as they would be in memory, read one by one from its files."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                tensor = tensors.get_tensor(name)
+                found[name] = digest(tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    if set(found) != set(denoiser.state_dict()):
+        raise WeightsError(f"The weights in {folder} are named otherwise than the denoiser's parts; load it whole.")
+    return found
+
+
+def _denoiser_of(name: str) -> tuple[str, Any]:
+    """("unet" or "transformer", its class) of a pipeline folder."""
+    index = _index(name)
+    part = next((p for p in ("unet", "transformer") if index.get(p, [None])[0]), None)
+    if part is None:
+        raise WeightsError(f"The pipeline {name} has neither a unet nor a transformer.")
+    return part, getattr(diffusers, index[part][1])
+
+
 def load_denoiser(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Any:
     """Only the U-Net or transformer of a pipeline: no VAE, no text encoder, no tokenizer is read."""
     name = resolve(name_or_path)[0]
     if name in toy_pipe_names():
         pipe = build_toy_pipe(name, dtype)
         return align_(getattr(pipe, part_of(pipe)).eval())
-    index = _index(name)
-    part = next((p for p in ("unet", "transformer") if index.get(p, [None])[0]), None)
-    if part is None:
-        raise WeightsError(f"The pipeline {name} has neither a unet nor a transformer.")
+    part, cls = _denoiser_of(name)
     try:
         with hushed() if name == EMOJI else nullcontext():
-            cls = getattr(diffusers, index[part][1])
             return align_(cls.from_pretrained(_folder(name) / part, dtype=dtype, local_files_only=True).eval())
     except Exception as error:
         raise WeightsError(f"The {part} of {name} cannot be loaded ({type(error).__name__}).") from error

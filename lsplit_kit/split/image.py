@@ -123,7 +123,8 @@ def picture_body(denoiser: Any, cut: tuple[int, int], name: str) -> PictureBody:
     else:
         module, run = body_dit(denoiser, start - 1, stop - 1)
     dtype = str(denoiser.dtype).removeprefix("torch.")
-    print_ = fingerprint_of_tensors(type(denoiser).__name__, cut, dtype, digests(module))
+    known = getattr(denoiser, "lsplit_digests", None)  # of a denoiser whose weights are not here
+    print_ = fingerprint_of_tensors(type(denoiser).__name__, cut, dtype, known or digests(module))
     info = describe(name, print_, cut, 0, dtype, 1 << 20, 1 << 10)
     return PictureBody(run, frozenset(signature_of(denoiser)), info)
 
@@ -135,7 +136,8 @@ def split_image(
     name, far = part_of(pipe), Far(link, mode, up, down)
     denoiser = getattr(pipe, name)
     new = copy.copy(pipe)
-    new.__class__ = type(type(pipe).__name__, (SplitPipeline, type(pipe)), {"__module__": type(pipe).__module__})
+    cls = getattr(pipe, "lsplit_class", type(pipe))  # a pipeline of load_local has a class that refuses to run
+    new.__class__ = type(cls.__name__, (SplitPipeline, cls), {"__module__": cls.__module__})
     new.remote, new.scheduler = far, copy.deepcopy(pipe.scheduler)
     plain = any(cls.__name__ in PLAIN_GUIDANCE for cls in type(pipe).__mro__)
     if at == "denoiser":

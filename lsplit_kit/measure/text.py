@@ -24,8 +24,8 @@ def text_quality(
     """One row per model: tokens, perplexity, its ratio to the reference's, kl (nats a token), top1 (share that agrees).
 
     ids: token ids [T]; they are read in windows of `window` tokens, each on its own, and every token but a window's
-    first is predicted. kl is the mean of KL(reference || model); top1 the share of positions where both have the same most
-    likely token. Raises UnsupportedOption for fewer than two tokens.
+    first is predicted. kl is the mean of KL(reference || model); top1 the share of positions where both have the
+    same most likely token. Raises UnsupportedOption for fewer than two tokens.
     """
     import pandas as pd
     from tqdm import tqdm

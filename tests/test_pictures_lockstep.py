@@ -361,3 +361,75 @@ def test_a_captured_noise_is_what_the_pipeline_had(tmp_path):
     scheduler.set_timesteps(1)
     made = scheduler.step(noise, scheduler.timesteps[0], latent).prev_sample
     assert np.array_equal(made.numpy(), image.numpy())
+
+
+# -- prediction from step to step ------------------------------------------------------------------
+
+DELTA = "uniform:step=0.1+delta+ans"
+
+
+@pytest.mark.parametrize("guidance", ["host", "local"])
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_a_predicting_codec_keeps_both_sides_on_one_latent(scheduler, guidance):
+    pipe = lockstep(codec=("fp32", DELTA), guidance=guidance, body=None)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+    ours, theirs = [], []
+
+    def note(pipe, step, t, kwargs):
+        ours.append(kwargs["latents"].clone())
+        theirs.append(session_of(pipe).run.latent.clone())
+        return {}
+
+    draw(pipe, callback_on_step_end=note)
+    assert all(torch.equal(mine, host) for mine, host in zip(ours, theirs[1:], strict=False)) and len(ours) == STEPS
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+def test_two_pictures_have_nothing_to_do_with_each_other(mode):
+    pipe, found = lockstep(mode=mode, codec=("fp32", DELTA)), []
+    for _ in range(2):
+        with lk.tap(pipe) as wire:
+            draw(pipe)
+        found.append([c.data for c in wire.crossings if c.name == "out"])
+    assert found[0] == found[1] and len(found[0]) == STEPS
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+def test_a_predicted_noise_costs_less_than_the_first(mode):
+    image, ledger = tapped(lockstep(mode=mode, codec=("fp32", DELTA)), steps=12)
+    down = ledger[ledger.name == "out"].payload.tolist()
+    assert max(down[4:]) < down[0] and (image - draw(whole(), steps=12)).abs().max() < 0.2 * image.abs().max()
+
+
+@pytest.mark.parametrize("lose", [evict, new_epoch])
+def test_a_lost_session_begins_prediction_anew(lose):
+    pipe = lockstep(codec=("fp32", DELTA))
+    _, ledger = tapped(pipe, callback_on_step_end=at_step(1, lose))
+    out = ledger[ledger.name == "out"]
+    assert len(out) == STEPS and set(out.kind) == {"step", "replay"}
+
+
+def test_a_capture_decodes_what_was_predicted(tmp_path):
+    pipe, seen = lockstep(mode="per_step", codec=("fp32", DELTA)), []
+    own = pipe.unet.forward
+
+    def watched(*args, **kwargs):
+        seen.append(own(*args, **kwargs)[0])
+        return (seen[-1],)
+
+    pipe.unet.forward = watched
+    with lk.tap(pipe) as wire:
+        draw(pipe)
+    down = lk.Capture.load(wire.save(tmp_path / "a.lsplit")).tensors("down")
+    assert len(down) == len(seen) == STEPS and all(torch.equal(a, b) for a, b in zip(down, seen, strict=True))
+
+
+@pytest.mark.parametrize("body", [None, "loopback"])
+def test_prediction_goes_down_and_for_pictures_only(body):
+    for make in (
+        lambda: lockstep(codec=(DELTA, "fp32"), body=body),
+        lambda: lk.split("toy-llama", codec=DELTA, body=body),
+        lambda: lk.split("toy-llama", codec=("fp32", DELTA), body=body),
+    ):
+        with pytest.raises(e.CodecError, match="(?i)predict"):
+            make()

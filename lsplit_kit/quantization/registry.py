@@ -33,6 +33,7 @@ class Codec(Card):
     """
 
     bits_per_value: float
+    stateful = False  # whether a tensor's payload depends on the ones before it, so that a session needs `coder()`
     fixed = True  # whether a tensor's payload has as many bytes as its shape says, whatever the values
 
     def __init__(self, spec: str) -> None:
@@ -47,6 +48,14 @@ class Codec(Card):
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of this shape costs, scales included; at most so many where it is not `fixed`."""
         return math.ceil(math.prod(shape) * self.bits_per_value / 8)
+
+    def coder(self) -> Codec:
+        """What one session encodes, or decodes, one tensor after the other with."""
+        return self
+
+    def again(self, encoded: Encoded, dtype: torch.dtype) -> Tensor:
+        """The tensor just encoded, as the other side will have it."""
+        return self.decode(encoded, dtype)
 
     def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
         """Bytes of the tensor's payload that begins at `at`; raises CodecError where it does not say."""

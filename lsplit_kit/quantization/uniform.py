@@ -24,20 +24,24 @@ USUAL = (
     "uniform:snr=30+ans",
     "uniform:snr=20+ans",
     "uniform:step=0.1+ans",
+    "uniform:step=0.1+delta+ans",
 )
 LARGEST = 2**30  # steps that a value may be away from zero
 
 
 @family("uniform")
 def _uniform(spec: Spec) -> Codec:
-    spec.only(("step", "snr"), ("zstd", "ans"))
-    if len(spec.options) != 1 or len(spec.stages) > 1 or any(spec.stages.values()):
+    from .delta import Delta
+
+    spec.only(("step", "snr"), ("delta", "zstd", "ans"))
+    coders = [name for name in spec.stages if name != "delta"]
+    if len(spec.options) != 1 or len(coders) > 1 or any(spec.stages.values()):
         raise CodecError(
             f"Unknown codec {spec.text!r}: uniform takes step=... or snr=... (dB), and +zstd, +ans or neither."
         )
     ((name, value),) = spec.options.items()
     knob = spec.number(name, value, 1e-6, 1e6) if name == "step" else spec.number(name, value, -10, 120)
-    return Uniform(spec.text, name, knob, next(iter(spec.stages), ""))
+    return (Delta if "delta" in spec.stages else Uniform)(spec.text, name, knob, "".join(coders))
 
 
 class Uniform(Codec):
@@ -50,7 +54,7 @@ class Uniform(Codec):
         super().__init__(spec)
         self.given = knob if name == "step" else None
         self.snr = knob if name == "snr" else None
-        self.coder = CODERS[coder]
+        self.coder_of_numbers = CODERS[coder]
 
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """The most it can be: four bytes a value, and the curve, the step and the length."""
@@ -68,31 +72,16 @@ class Uniform(Codec):
         if not tensor.numel():
             return b""
         values = tensor.to(torch.float64).numpy().ravel()
-        step, said = self._step(values)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            steps = np.rint(values / step) if step else np.zeros_like(values)
-        if np.abs(steps).max() > LARGEST:
-            raise CodecError(f"{self.spec}: a value is more than {LARGEST:,} steps from zero; use a larger step.")
-        body = said + self.coder.pack(steps.astype(np.int32))
-        return varint(len(body)) + body
+        return self.written(values, *self.step_of(values))[0]
 
     def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
         count = math.prod(shape)
         if not count:
             return torch.empty(shape)
-        size, at = read_varint(payload, 0)
-        if size != len(payload) - at:
-            raise CodecError(f"{self.spec}: the payload says {size} bytes, {len(payload) - at} follow.")
-        if self.given is None:
-            step = float(crossed(payload[at : at + 2].ljust(2, b"\0"), 1, True)[0, 0])
-            at += 2
-        else:
-            step = self.given
-        numbers = self.coder.unpack(payload[at:], count)
         with np.errstate(over="ignore", invalid="ignore"):  # what a peer's step makes infinite is refused
-            return torch.from_numpy((numbers * np.float64(step)).astype(np.float32)).reshape(shape)
+            return torch.from_numpy(self.read(payload, count).astype(np.float32)).reshape(shape)
 
-    def _step(self, values: np.ndarray) -> tuple[float, bytes]:
+    def step_of(self, values: np.ndarray) -> tuple[float, bytes]:
         """(the step, its bytes where it has to cross): snr is signal over rounding error, which is step^2 / 12."""
         if self.given is not None:
             return self.given, b""
@@ -100,3 +89,24 @@ class Uniform(Codec):
         loud = math.sqrt(float(np.square(values).mean()))
         step, said = crossing(np.array([[loud * math.sqrt(12) * 10 ** (-self.snr / 20)]]), True)
         return float(step[0, 0]), said
+
+    def written(self, values: np.ndarray, step: float, said: bytes) -> tuple[bytes, np.ndarray]:
+        """(payload, the values as the other side will have them) of float64 values [n]."""
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            steps = np.rint(values / step) if step else np.zeros_like(values)
+        if np.abs(steps).max() > LARGEST:
+            raise CodecError(f"{self.spec}: a value is more than {LARGEST:,} steps from zero; use a larger step.")
+        numbers = self.coder_of_numbers.pack(steps.astype(np.int32))
+        body = varint(len(said) + len(numbers)) + said + numbers
+        return body, self.coder_of_numbers.unpack(numbers, values.size) * np.float64(step) if self.stateful else values
+
+    def read(self, payload: bytes, count: int) -> np.ndarray:
+        """The values [n], float64; raises CodecError."""
+        size, at = read_varint(payload, 0)
+        if size != len(payload) - at:
+            raise CodecError(f"{self.spec}: the payload says {size} bytes, {len(payload) - at} follow.")
+        step = self.given
+        if step is None:
+            step = float(crossed(payload[at : at + 2].ljust(2, b"\0"), 1, True)[0, 0])
+            at += 2
+        return self.coder_of_numbers.unpack(payload[at:], count) * np.float64(step)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import (
     CacheMiss,
+    CodecError,
     FrameError,
     HostTimeout,
     HostUnavailable,
@@ -19,7 +20,7 @@ from ..errors import (
     SessionUnknown,
     UnsupportedOption,
 )
-from ..quantization import codec
+from ..quantization import Codec, codec
 from ..wire.link import Link
 from ..wire.message import MODES, Exchange, Open, PictureStep, Sent
 from ..wire.tap import Where
@@ -41,7 +42,10 @@ class Far:
         self._session: int | None = None
         self._epoch = self._number = 0
         self._shapes: list[list] = []
+        self._coders: list[Codec] = []
         self._packer = Packer(self.up)
+        if self.up.stateful:
+            raise CodecError(f"{self.up.spec} predicts from step to step, which only what comes down can do.")
 
     def ask(self, build: Callable[[bool], Asked], dtype: torch.dtype, wanted: Sequence[Shape]) -> list[Tensor]:
         """The outputs of one call; `build(fresh)` says what crosses, fresh when the host remembers nothing.
@@ -78,7 +82,7 @@ class Far:
         if self._session is not None and self._epoch == self.link.epoch:
             return False
         self._session = self.link.open(Open(self.policy, self.up.spec, self.down.spec))
-        self._epoch, self._shapes, self._packer = self.link.epoch, [], Packer(self.up)
+        self._epoch, self._shapes, self._coders, self._packer = self.link.epoch, [], [], Packer(self.up)
         return True
 
     def _send(
@@ -94,11 +98,11 @@ class Far:
         self._number += 1
         assert self._session is not None
         done = self.link.step(self._session, PictureStep(self._number, start, form, payload))
-        crossed, self._shapes = read_answer(done.payload, self._shapes, self.down)
+        crossed, self._shapes = read_answer(done.payload, self._shapes, self.down, self._coders)
         _check([encoded.shape for encoded in crossed], wanted)  # before anything of that size is made
         out = [
-            laid_out(self.down.decode(encoded, dtype), layout)
-            for encoded, (layout, *_) in zip(crossed, self._shapes, strict=True)
+            laid_out(coder.decode(encoded, dtype), layout)
+            for coder, encoded, (layout, *_) in zip(self._coders, crossed, self._shapes, strict=False)
         ]
         down = [
             Sent(f"out{i or ''}", encoded, tensor.numel() * tensor.element_size())

@@ -29,6 +29,7 @@ class Picture(Remembered):
     def __init__(self, terms: Open) -> None:
         super().__init__(terms)
         self.forms = Unpacker(self.up)
+        self.coders: list[Codec] = []  # of the outputs, each with its own past
         self.run: Trajectory | None = None
         self.have = 0
         self.shapes: list[list] = []
@@ -42,7 +43,7 @@ class Picture(Remembered):
 class PictureBody(Sessions[Picture, PictureStep]):
     """Answers the calls of one denoiser; `run(arguments, streams)` computes its outputs."""
 
-    policies, message = MODES, PictureStep
+    policies, message, predicts = MODES, PictureStep, True
 
     def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, lock: threading.Lock | None = None) -> None:
         super().__init__(info, lock)
@@ -81,9 +82,10 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 most = sum(s.down.payload_bytes(tuple(tensor.shape)) for tensor in out)
                 if most > self.info.max_frame - 4096:
                     raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
-                encoded = [s.down.encode(tensor) for tensor in out]
+                s.coders += [s.down.coder() for _ in out[len(s.coders) :]]
+                encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
                 if s.run is not None:  # step on what the local side will have, not on what was computed
-                    noise = laid_out(s.down.decode(encoded[0], out[0].dtype), layout_of(out[0]))
+                    noise = laid_out(s.coders[0].again(encoded[0], out[0].dtype), layout_of(out[0]))
                     s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
         except Exception:
             s.run = None  # a run that stopped half-way is none: its client sends latent and scheduler again
@@ -145,8 +147,11 @@ def _tensor(value: object) -> Tensor:
     return value
 
 
-def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encoded], list[list]]:
-    """(outputs as they crossed, their layouts and shapes) from an answer; raises FrameError."""
+def read_answer(raw: bytes, shapes: list[list], down: Codec, coders: list[Codec]) -> tuple[list[Encoded], list[list]]:
+    """(outputs as they crossed, their layouts and shapes) from an answer; raises FrameError.
+
+    coders: those of the outputs so far in this session; more are added where there are more outputs.
+    """
     size = raw[0] if raw else 0
     try:
         shapes = json.loads(raw[1 : 1 + size]) if size else shapes
@@ -155,8 +160,9 @@ def read_answer(raw: bytes, shapes: list[list], down: Codec) -> tuple[list[Encod
     if not raw or type(shapes) is not list or not shapes or not all(map(_readable, shapes)):
         raise FrameError("The host's answer has no readable shapes.")
     at, out = 1 + size, []
-    for shape in (tuple(shape) for _, *shape in shapes):
-        stop = at + down.length(raw, at, shape)
+    coders += [down.coder() for _ in shapes[len(coders) :]]
+    for coder, shape in zip(coders, (tuple(shape) for _, *shape in shapes), strict=False):
+        stop = at + coder.length(raw, at, shape)
         out.append(Encoded(down.spec, shape, raw[at:stop]))
         at = stop
     if at != len(raw):

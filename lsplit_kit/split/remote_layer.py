@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..cache import RemoteSlot, adopt
-from ..errors import CacheMiss, HostTimeout, HostUnavailable, LimitExceeded, SessionUnknown, UnsupportedOption
+from ..errors import (
+    CacheMiss,
+    CodecError,
+    HostTimeout,
+    HostUnavailable,
+    LimitExceeded,
+    SessionUnknown,
+    UnsupportedOption,
+)
 from ..quantization import Encoded, codec
 from ..wire.link import Link
 from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_to_wire
@@ -46,6 +54,8 @@ class Remote(nn.Module):
             raise UnsupportedOption(f"Unknown cache policy {policy!r}; choose one of {', '.join(POLICIES)}.")
         self.link, self.policy = link, policy
         self.up, self.down = codec(up), codec(down)
+        if self.up.stateful or self.down.stateful:
+            raise CodecError("Prediction (+delta) is for the steps of a picture; a language model's tokens have none.")
         self.watchers: list[Watcher] = []
         self.current = threading.local()  # the call under way in this thread: masks do not reach layers as pad counts
         self._closing: deque[tuple[int, int]] = deque()

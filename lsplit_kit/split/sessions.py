@@ -35,6 +35,7 @@ class Sessions(Generic[S, M]):
 
     policies: tuple[str, ...]
     message: type[M]
+    predicts = False  # whether what goes down may depend on what went down before
 
     def __init__(self, info: HostInfo, lock: threading.Lock | None = None) -> None:
         self.info = info
@@ -57,6 +58,8 @@ class Sessions(Generic[S, M]):
                 codec(spec)
             except CodecError as error:
                 raise CodecError(f"The host does not know the codec {spec[:40]!r}. {error}") from None
+        if codec(terms.up).stateful or (codec(terms.down).stateful and not self.predicts):
+            raise CodecError("Prediction (+delta) is for what comes down in the steps of a picture.")
         session = self._begin(terms)
         self._next += 1
         self.sessions[self._next] = session

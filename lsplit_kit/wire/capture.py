@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CaptureError
-from ..quantization import Encoded, codec
+from ..quantization import Codec, Encoded, codec
 from .tap import Crossing, said
 
 if TYPE_CHECKING:
@@ -90,11 +90,15 @@ class Capture(Card):
 
     def tensors(self, direction: str = "up") -> list[Tensor]:
         """The decoded tensors [B, T, d] of one direction, in order."""
-        return [
-            codec(c.codec).decode(Encoded(c.codec, c.shape, c.data))
-            for c in self.crossings
-            if c.direction == direction and c.codec and not c.codec.startswith("raw:")
-        ]
+        coders: dict[tuple, Codec] = {}
+        found = []
+        for c in self.crossings:
+            if c.direction == direction and c.codec and not c.codec.startswith("raw:"):
+                key = (c.session, c.name)
+                if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
+                    coders[key] = codec(c.codec).coder()
+                found.append(coders[key].decode(Encoded(c.codec, c.shape, c.data)))
+        return found
 
     def ledger(self) -> pd.DataFrame:
         """One row per crossing."""

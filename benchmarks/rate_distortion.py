@@ -54,7 +54,7 @@ def real_noise(pipe: Any, prompts: list[str]) -> list[torch.Tensor]:
 
 
 def rate(spec: str, tensors: list[torch.Tensor]) -> dict[str, Any]:
-    """Bits a value, signal to noise in dB, Shannon's bits for a Gaussian at that error, and how far above it this is."""
+    """Bits a value, signal to noise in dB, Shannon's bits for a Gaussian at that error, how far above that it is."""
     codec, size, count, error, power = lk.codec(spec), 0, 0, 0.0, 0.0
     for x in tensors:
         coded = codec.encode(x)
@@ -115,9 +115,9 @@ def render(r: dict[str, Any]) -> str:
         table = [[f"`{x['codec']}`", x["bits"], x["snr_db"], x["shannon"], x["above"]] for x in rows]
         parts.append(common.table(["codec", "bits a value", "SNR (dB)", "Shannon", "above it"], table))
     parts.append(
-        f"Pictures of `{r['model']}`, {r['prompts']} prompts, guidance {GUIDANCE}, guided noise, lockstep; medians over "
-        "the prompts. *Down* is the payload of the noise against FP32, *all* every frame both ways, embeddings, latent and "
-        "greeting included, against FP32 noise."
+        f"Pictures of `{r['model']}`, {r['prompts']} prompts, guidance {GUIDANCE}, guided noise, lockstep; medians. "
+        "*Down* is the payload of the noise against FP32, *all* every frame both ways, embeddings, latent and greeting "
+        "included, against FP32 noise."
     )
     head = ["steps", "codec", "bits a value", "down", "all", "PSNR (dB)", "worst PSNR", "SSIM", "VIF", "colour"]
     parts.append(common.table(head, [

@@ -4,8 +4,8 @@ python scripts/train_emoji_ldm.py --out lsplit_kit/models/emoji_ldm
 
 Five stages, read from top to bottom: data -> vae -> latents -> unet -> save. Run the same command again after an
 interruption and it goes on where it was (at most two minutes are lost): each step draws its random numbers from a
-generator seeded by (stage, step), so there is no other random state, and a resumed run equals an undisturbed one.
-One CPU core needs about three hours. `--work` keeps checkpoints, a log, and pictures of samples.
+generator seeded by (stage, step), so there is no other random state, and within a stage a resumed run equals an
+undisturbed one. One CPU core needs about two hours. `--work` keeps checkpoints, a log, and pictures of samples.
 """
 
 from __future__ import annotations

@@ -221,12 +221,12 @@ def test_a_codec_that_only_this_side_has_is_said_to_be_unknown_there(home, toy):
         register(name)(type("Mine", (Float32,), {}))
         with lk.host("toy-llama") as host:
             split = lk.split(toy, body=host.address, codec=name)
-            with pytest.raises(errors.CodecError, match="The host does not know the codec 'mine:fp32'; it knows bf16"):
+            with pytest.raises(errors.CodecError, match="The host does not know the codec 'mine:fp32'; it knows fp32"):
                 split(PROMPT)
             split.close()
     finally:
         registry._FAMILIES.pop(name, None)
-        registry.codec.cache_clear()
+        registry._codec.cache_clear()
 
 
 def test_the_token_file_is_the_users_own_and_goes(home):

@@ -139,15 +139,23 @@ def specs() -> list[str]:
     return list(dict.fromkeys((*casts.USUAL, *integers.USUAL, *uniform.USUAL, *_PLAIN)))
 
 
+def bases() -> list[str]:
+    """What a spec may begin with."""
+    specs()
+    return list(dict.fromkeys([*_PLAIN, *_FAMILIES]))
+
+
 def codec(spec: str) -> Codec:
-    """The codec named by `spec`; raises CodecError that says what is wrong with it, or lists usual ones."""
+    """The codec named by `spec`; raises CodecError that says what is wrong with it."""
     return _codec(spec if isinstance(spec, str) else repr(spec))
 
 
 @lru_cache(maxsize=256)
 def _codec(spec: str) -> Codec:
+    known = bases()
+    if spec in _PLAIN:  # whatever its name is made of
+        return _FAMILIES[spec](Spec(spec, spec, {}, {}))
     parsed = parse(spec)
-    usual = specs()
     if parsed.base not in _FAMILIES:
-        raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(usual)}.")
+        raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(known)}.")
     return _FAMILIES[parsed.base](parsed)

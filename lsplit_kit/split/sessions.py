@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Generic, Self, TypeVar
 
 from ..errors import CodecError, FrameError, SessionUnknown, StepRefused
-from ..quantization import codec, specs
+from ..quantization import bases, codec
 from ..wire.link import Message
 from ..wire.message import PROTOCOL, HostInfo, Open, PictureStep, Step
 
@@ -56,8 +56,9 @@ class Sessions(Generic[S, M]):
         for spec in (terms.up, terms.down):
             try:
                 codec(spec)
-            except CodecError as error:
-                raise CodecError(f"The host does not know the codec {spec[:40]!r}. {error}") from None
+            except CodecError:
+                known = ", ".join(bases())
+                raise CodecError(f"The host does not know the codec {spec[:40]!r}; it knows {known}.") from None
         if codec(terms.up).stateful or (codec(terms.down).stateful and not self.predicts):
             raise CodecError("Prediction (+delta) is for what comes down in the steps of a picture.")
         session = self._begin(terms)
@@ -110,5 +111,5 @@ def describe(
 
     return HostInfo(
         PROTOCOL, __version__, str(torch.__version__), transformers.__version__, model, fingerprint, *holds, width,
-        dtype, tuple(specs()), MAX_FRAME, longest, rows, os.getpid(), holds,
+        dtype, tuple(bases()), MAX_FRAME, longest, rows, os.getpid(), holds,
     )  # fmt: skip

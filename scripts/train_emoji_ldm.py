@@ -35,7 +35,7 @@ from tqdm import tqdm  # noqa: E402
 SEED = 16
 SAVE_EVERY = 90  # seconds between two checkpoints
 VAE = dict(steps=4000, batch=16, lr=1.5e-3)
-UNET = dict(steps=7000, batch=32, lr=1e-3)
+UNET = dict(steps=9000, batch=32, lr=1e-3)
 PREVIEW_PROMPTS = [
     "a red apple", "a dog", "octopus", "a cat", "sunflower", "hamburger", "rocket", "a blue circle", "tiger", "banana",
     "pizza", "guitar", "a house", "umbrella", "happy face", "red heart", "penguin", "a bike", "a key", "cactus",

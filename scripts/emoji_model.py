@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -75,6 +76,13 @@ def new_tokenizer(said: list[str]) -> CLIPTokenizer:
     for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):  # any byte may end a word that no caption has
         vocab.setdefault(byte + "</w>", len(vocab))
     return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in state["merges"]], model_max_length=TOKENS)
+
+
+def kept_tokenizer(folder: Path, said: list[str]) -> CLIPTokenizer:
+    """The tokenizer of `new_tokenizer`, made once and kept: the library breaks ties at random, so ids would differ."""
+    if not (folder / "tokenizer.json").exists():
+        new_tokenizer(said).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def new_denoiser(tokenizer: CLIPTokenizer) -> torch.nn.ModuleDict:

@@ -35,7 +35,7 @@ from tqdm import tqdm  # noqa: E402
 SEED = 16
 SAVE_EVERY = 90  # seconds between two checkpoints
 VAE = dict(steps=4000, batch=16, lr=1.5e-3)
-UNET = dict(steps=9000, batch=32, lr=1e-3)
+UNET = dict(steps=7000, batch=32, lr=1e-3)
 PREVIEW_PROMPTS = [
     "a red apple", "a dog", "octopus", "a cat", "sunflower", "hamburger", "rocket", "a blue circle", "tiger", "banana",
     "pizza", "guitar", "a house", "umbrella", "happy face", "red heart", "penguin", "a bike", "a key", "cactus",
@@ -200,8 +200,8 @@ def train_unet(
 ) -> model.StableDiffusionPipeline:
     """The denoiser on latents [2, n, 16, 8, 8] (as they are, mirrored), one caption in ten empty, all forms in turn."""
     said = [data.captions(p) for p in pictures]
-    tokenizer = model.new_tokenizer([c for forms in said for c in forms])
-    origin = digest(encoder, json.dumps(said))
+    tokenizer = model.kept_tokenizer(work / "tokenizer", [c for forms in said for c in forms])
+    origin = digest(encoder, json.dumps(said), json.dumps(sorted(tokenizer.get_vocab().items())))
     ids, empty = [model.tokens(tokenizer, forms) for forms in said], model.tokens(tokenizer, [""])[0]
     torch.manual_seed(SEED)
     parts, scheduler = model.new_denoiser(tokenizer), model.new_scheduler()

@@ -19,9 +19,9 @@ from lsplit_kit.split.image import part_of
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 SHA256 = {
-    "text_encoder/model.safetensors": "",
-    "unet/diffusion_pytorch_model.safetensors": "",
-    "vae/diffusion_pytorch_model.safetensors": "",
+    "text_encoder/model.safetensors": "e31a0c1e9b4b166a20f83bf3a6a11cf06e354c182cfe150ebd18b1db9b3bc173",
+    "unet/diffusion_pytorch_model.safetensors": "32e9e99ac1f46a3cd0f23195d9b67dc662f5d5ecfa649d5552bc1c01334494fe",
+    "vae/diffusion_pytorch_model.safetensors": "59b26259759e5c15e7cca7ab655ec3e2bbc99730ce40679e17f39145e176e9a3",
 }
 LARGEST = 40_000_000  # bytes of all weights together
 

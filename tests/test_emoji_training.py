@@ -1,6 +1,7 @@
 """The training of emoji-ldm: its data's rules, and that a killed run goes on as if nothing had happened."""
 
 import emoji_data as data
+import emoji_model as model
 import numpy as np
 import pytest
 import torch
@@ -83,3 +84,12 @@ def test_held_back_shapes_are_not_drawn():
     assert not names & {f"{colour} {form}" for colour, form in data.HELD_BACK}
     for colour, form in data.HELD_BACK:  # each colour and each form is known from other pairs
         assert any(n.startswith(colour) for n in names) and any(n.endswith(form) for n in names)
+
+
+def test_a_tokenizer_is_made_once(tmp_path):
+    """The trainer breaks ties at random, so a resumed run must not learn its vocabulary again."""
+    said = ["a red apple", "an apple emoji", "a picture of a dog", "dog"]
+    first = model.kept_tokenizer(tmp_path, said)
+    again = model.kept_tokenizer(tmp_path, [*said, "something else"])
+    assert first.get_vocab() == again.get_vocab()
+    assert first("a red dog").input_ids == again("a red dog").input_ids

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .errors import UnsupportedOption
-from .models.names import check_plan
+from .models.names import check_plan, is_picture
 
 Write = Callable[[str], None]
 
@@ -25,6 +25,8 @@ def run_demo(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if not prompt.strip():
         raise UnsupportedOption("The prompt is empty; give the model at least one word.")
+    if is_picture(name):
+        raise UnsupportedOption(f"{name} draws pictures; ask for one with lsplit demo --image TEXT --model {name}.")
     check_plan(name, head, tail)
     if codec is not None:
         lk.codec(codec)

@@ -13,6 +13,7 @@ import torch
 from .errors import UnsupportedOption
 
 Write = Callable[[str], None]
+MOST_STEPS = 999  # schedulers have a thousand training steps, and some begin to count at one
 
 
 def run_image_demo(
@@ -25,7 +26,7 @@ def run_image_demo(
 
     say = write or (lambda text: None)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    _check(prompt, name, mode, codec, save_to)
+    _check(prompt, name, steps, mode, codec, save_to)
     say(f"loading {name} ...\n")
     pipe = lk.load(name)
     pipe.set_progress_bar_config(disable=write is None)
@@ -48,6 +49,8 @@ def run_image_demo(
     sent = int(totals["payload"].sum())
     return {
         "model": name,
+        "prompt": prompt,
+        "seed": seed,
         "plan": {"at": "denoiser", "parts": held["host_holds"]},
         "steps": steps,
         "mode": mode,
@@ -89,7 +92,7 @@ def image_report_lines(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def _check(prompt: str, name: str, mode: str, codec: str, save_to: Path) -> None:
+def _check(prompt: str, name: str, steps: int, mode: str, codec: str, save_to: Path) -> None:
     """What can be wrong is said before anything is loaded."""
     from PIL import Image
 
@@ -102,10 +105,12 @@ def _check(prompt: str, name: str, mode: str, codec: str, save_to: Path) -> None
     if mode not in MODES:
         raise UnsupportedOption(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
     codec_of(codec)
+    if not 1 <= steps <= MOST_STEPS:
+        raise UnsupportedOption(f"steps is a number from 1 to {MOST_STEPS}, got {steps}.")
     if not is_picture(name):
         raise UnsupportedOption(f"{name} makes no pictures; --image takes a pipeline's name or folder (lsplit models).")
-    if not save_to.parent.is_dir() or save_to.is_dir():
-        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists.")
+    if not save_to.parent.is_dir() or save_to.is_dir() or not os.access(save_to.parent, os.W_OK):
+        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists and is yours.")
     if save_to.suffix.lower() not in Image.registered_extensions():
         raise UnsupportedOption(f"{save_to} cannot be written: its ending names no picture format; use .png.")
 

@@ -131,7 +131,8 @@ def _split_picture(
     denoiser = getattr(pipe, part_of(pipe))
     if hasattr(denoiser, "lsplit_digests") and (at != "denoiser" or body is None or body == "loopback"):
         raise UnsupportedModel(
-            "This pipeline was loaded without its denoiser: give body= a host's address, and leave at='denoiser'."
+            "This pipeline was loaded without its denoiser: give body= a host's address, and leave "
+            "at='denoiser'; a cut inside needs the pipeline of lk.load."
         )
     cut = picture_cut(denoiser, at, plan.head, plan.tail)
     name = getattr(pipe, "lsplit_name", None) or type(pipe).__name__

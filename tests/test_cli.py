@@ -30,6 +30,10 @@ def test_version_and_module():
         (("lab", "/no/such/folder"), "There is no folder /no/such/folder for JupyterLab to open."),
         (("demo", "--head", "20", "--tail", "20"), "head=20 and tail=20 overlap: together 40 of 30 layers."),
         (("demo", " "), "The prompt is empty; give the model at least one word."),
+        (
+            ("demo", "hi", "--model", "toy-sd"),
+            "toy-sd draws pictures; ask for one with lsplit demo --image TEXT --model toy-sd.",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_page(arguments, sentence):

@@ -78,6 +78,8 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
     ("change", "sentence"),
     [
         (dict(prompt="  "), "The prompt is empty"),
+        (dict(steps=1000), "a number from 1 to 999, got 1000"),
+        (dict(save_to="/proc/dog.png"), "cannot be written"),
         (dict(save_to="no/such/folder/a.png"), "cannot be written"),
         (dict(save_to="."), "cannot be written"),
         (dict(save_to="apple.mp4"), "cannot be written"),

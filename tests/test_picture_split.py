@@ -122,7 +122,7 @@ def test_code_and_page_set_the_same_thing(panel):
     [
         ("prompt", "  ", "words that describe a picture"), ("prompt", None, "got None"),
         ("seed", -1, "a whole number from 0 to"), ("seed", 1.5, "got 1.5"), ("seed", True, "got True"),
-        ("steps", 0, "from 1 to 1,000, got 0"), ("steps", "3", "got '3'"), ("steps", 1001, "got 1001"),
+        ("steps", 0, "from 1 to 999, got 0"), ("steps", "3", "got '3'"), ("steps", 1001, "got 1001"),
         ("guidance_scale", math.nan, "a number from 0 to 100, got nan"), ("guidance_scale", "7", "got '7'"),
         ("cut", 4, '"denoiser", or how many blocks stay local at either end (0, 1, 2, 3); got 4'),
         ("cut", True, "got True"), ("cut", [1], r"got [1]"), ("mode", "both", "Unknown mode 'both'"),
@@ -198,6 +198,7 @@ def test_errors_are_one_sentence(panel, change, sentence):
     assert sentence in status(panel) and "Traceback" not in status(panel) and "\n" not in status(panel)
     assert not panel.run_button.disabled and panel.cancel_button.disabled
     assert panel.text.startswith("No split picture yet")
+    assert sentence in panel.text.replace("\n", " ")  # code that does not see the page is told too
 
 
 def test_an_empty_prompt_from_the_page_is_a_sentence(panel):

@@ -19,6 +19,7 @@ import torch
 
 import lsplit_kit as lk
 from lsplit_kit import errors as e
+from lsplit_kit.measure import picture_quality
 from lsplit_kit.models.partial import load_body
 from lsplit_kit.models.pictures import load_picture_body
 from lsplit_kit.models.toy_pipes import toy_pipe_call
@@ -188,6 +189,15 @@ FROM_PEOPLE = [
     ),
     Row("skipped layers in a transformer", calling("toy-sd35", "transformer", skip_layers=[1]), e.UnsupportedOption),
     Row("a pipeline that was closed", closed, e.HostUnavailable),
+    Row("another number format after the split", lambda w: lk.split(whole()).to(torch.float16), e.UnsupportedOption),
+    Row("saving a split pipeline", lambda w: lk.split(whole()).save_pretrained("nowhere"), e.UnsupportedOption),
+    Row("copying a split pipeline", lambda w: copy.deepcopy(lk.split(whole())), e.UnsupportedOption),
+    Row(
+        "saving a pipeline without its denoiser",
+        lambda w: lk.load_local("toy-sd").save_pretrained("nowhere"),
+        e.UnsupportedModel,
+    ),
+    Row("a picture that has no name", lambda w: picture_quality(apple(), apple()), e.UnsupportedOption),
 ]
 
 

@@ -363,6 +363,25 @@ def test_a_captured_noise_is_what_the_pipeline_had(tmp_path):
     assert np.array_equal(made.numpy(), image.numpy())
 
 
+def test_a_scheduler_that_others_use_stays_as_it_is():
+    """Assigned to a lockstep split, it is watched in a copy: the pipeline it came from, and other splits, go on."""
+    mine = type(whole())(**whole().components, requires_safety_checker=False)
+    mine.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(whole().scheduler.config)
+    kind, want = type(mine.scheduler), draw(mine)
+    first, second, other = lockstep(), lockstep(), lockstep(mode="per_step")
+    for pipe in (first, second, other):
+        pipe.scheduler = mine.scheduler
+        assert torch.equal(draw(pipe), want)
+    assert type(mine.scheduler) is kind and torch.equal(draw(mine), want)
+
+
+def test_a_split_pipeline_closes_itself():
+    with lockstep() as pipe:
+        draw(pipe, steps=1)
+    with pytest.raises(e.LsplitError):
+        draw(pipe, steps=1)
+
+
 # -- prediction from step to step ------------------------------------------------------------------
 
 DELTA = "uniform:step=0.1+delta+ans"

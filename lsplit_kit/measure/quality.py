@@ -29,6 +29,8 @@ def picture_quality(pictures: Mapping[str, Picture], reference: Picture) -> pd.D
     """
     import pandas as pd
 
+    if not isinstance(pictures, Mapping):
+        raise UnsupportedOption("Give the pictures by name, for example {'int8': picture}, and then their reference.")
     truth = as_array(reference)
     rows = {name: _compare(name, as_array(picture), truth) for name, picture in pictures.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["psnr", "ssim", "vif", "delta_e"]).rename_axis(

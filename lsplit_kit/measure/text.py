@@ -30,6 +30,12 @@ def text_quality(
     import pandas as pd
     from tqdm import tqdm
 
+    if not isinstance(models, Mapping):
+        raise UnsupportedOption(
+            "Give the models by name, for example {'int8': lm}, then their reference and token ids."
+        )
+    if not isinstance(ids, Tensor):
+        raise UnsupportedOption(f"ids are a tensor of token ids [T] (see token_ids), got {type(ids).__name__}.")
     if ids.dim() != 1 or len(ids) < 2 or window < 2:
         raise UnsupportedOption(f"ids are two or more token ids in a row, got the shape {tuple(ids.shape)}.")
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in models}

@@ -61,6 +61,10 @@ class LocalPipe:
             "This pipeline was loaded without its denoiser: split it first, pipe = lk.split(pipe, body=host.address)."
         )
 
+    def save_pretrained(self, *args: object, **options: object) -> None:
+        """UnsupportedModel, always: the folder would lack the denoiser."""
+        raise UnsupportedModel("This pipeline was loaded without its denoiser; save one of lk.load.")
+
 
 def load_local_pipe(name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Any:
     """The pipeline without its denoiser's weights, which are only hashed; raises WeightsError."""

@@ -43,7 +43,11 @@ class Codec(Card):
         # doubling d tells what a value costs apart from what a row costs (its scale)
         row, two = self.payload_bytes((1, 1, 1024)), self.payload_bytes((1, 1, 2048))
         rows: dict[str, object] = {"bits per value": f"{self.bits_per_value:g}", "scale bytes per row": 2 * row - two}
-        return f"codec {self.spec!r}", rows if self.fixed else {"bits per value": "as many as the values need"}
+        if not self.fixed:
+            rows = {"bits per value": "as many as the values need"}
+        elif 8 * two > 2048 * self.bits_per_value + 8 * (2 * row - two):  # a scale for each group
+            rows = {"bits per value": f"{8 * two / 2048:g}, scales included"}
+        return f"codec {self.spec!r}", rows
 
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of this shape costs, scales included; at most so many where it is not `fixed`."""

@@ -86,7 +86,7 @@ class RemoteDenoiser(nn.Module):
     def _follows(self) -> bool:
         """Whether the host can hold the pipeline's latent: since its last step with our noise, one step or none."""
         watched = self._pipe[0].scheduler
-        if not isinstance(watched, Watched) or self._lost:
+        if self.far.policy != "lockstep" or not isinstance(watched, Watched) or self._lost:
             return False
         if self._latent is not None and watched.steps:
             self._lost = watched.steps > 1 or not same_noise(watched.taken, self._ours, self._latent)

@@ -6,6 +6,8 @@ import copy
 import inspect
 from typing import Any
 
+import torch
+
 from ..card import Card
 from ..errors import PlanError, UnsupportedModel, UnsupportedOption
 from ..wire.link import Link
@@ -15,7 +17,7 @@ from .far import Far
 from .fingerprint import digests, fingerprint_of_tensors
 from .picture_host import PictureBody
 from .sessions import describe
-from .trajectory import watch
+from .trajectory import Watched, watch
 from .unet import body_unet, check_blocks, depth_of, local_unet, signature_of
 
 # These guide by without + scale * (with - without), unless one of the options below says otherwise.
@@ -42,7 +44,9 @@ class SplitPipeline(Card):
         self._asked = bound.arguments
         denoiser = getattr(self, part_of(self))
         if self.remote.policy == "lockstep":
-            watched = watch(self.scheduler)
+            if not isinstance(self.scheduler, Watched):  # somebody's own, which stays as it is
+                self.scheduler = watch(copy.deepcopy(self.scheduler))
+            watched = self.scheduler
             watched.raw = watched.scaled = watched.taken = watched.made = None
             watched.steps = 0
         if isinstance(denoiser, RemoteDenoiser):
@@ -75,6 +79,30 @@ class SplitPipeline(Card):
     def close(self) -> None:
         """End the link to the body; the pipeline cannot run afterwards."""
         self.link.close()
+
+    def __enter__(self) -> SplitPipeline:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, but the number format is the host's too: UnsupportedOption for another one."""
+        dtype = kwargs.get("dtype") or next((a for a in args if isinstance(a, torch.dtype)), None)
+        if dtype not in (None, getattr(self, part_of(self)).dtype):
+            raise UnsupportedOption(f"This pipeline is split in another number format; load both sides in {dtype}.")
+        return super().to(*args, **kwargs)  # type: ignore[misc]
+
+    def save_pretrained(self, *args: Any, **options: Any) -> None:
+        """UnsupportedOption, always: the denoiser is elsewhere, and its place in the folder would be empty."""
+        raise UnsupportedOption("A split pipeline has no denoiser to save; save the pipeline it was made from.")
+
+    push_to_hub = save_pretrained
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedOption(
+            "A split pipeline holds a link and cannot be copied or pickled; split the pipeline it was made from again."
+        )
 
     def _card(self) -> tuple[str, dict[str, object]]:
         return f"{type(self).__name__} split at {self.cut}", {

@@ -59,6 +59,12 @@ class SplitMixin(Card):
         """End the link to the body; the model cannot run afterwards."""
         self.link.close()
 
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def save_pretrained(self, *args: Any, **options: Any) -> None:
         """UnsupportedOption, always: the body is elsewhere, and its place in the file would be empty."""
         raise UnsupportedOption("A split model has no body to save; save the model it was made from.")

@@ -27,7 +27,7 @@ from .readout import reply_html
 STYLE = {"description_width": "8em"}
 FRAMES = 12  # about so many pictures are decoded before the last one
 KEPT = 4  # unsplit pictures that are remembered
-RANGES = {"seed": (0, 2**31 - 1), "steps": (1, 1000), "guidance_scale": (0, 100)}
+RANGES = {"seed": (0, 2**31 - 1), "steps": (1, 999), "guidance_scale": (0, 100)}
 
 
 class Stopped(Exception):
@@ -92,6 +92,7 @@ class PictureSplit(W.VBox):
         self.picture: Any = None  # the split picture of the last run
         self._thread, self._stop = threading.Thread(), threading.Event()
         self._kept: dict[str, dict[int, Any]] = {}
+        self._why = ""
         self._controls()
         prompt_box, *others = self.controls.values()
         super().__init__([prompt_box, W.HBox(others, layout={"flex_flow": "row wrap"}),
@@ -110,7 +111,7 @@ class PictureSplit(W.VBox):
         self.controls: dict[str, Any] = {
             "prompt": made(W.Text, "Prompt", "What the picture shows", "auto"),
             "seed": made(W.BoundedIntText, "Seed", "Of the first noise; the same for both", min=0, max=2**31 - 1),
-            "steps": made(W.BoundedIntText, "Steps", "Denoising steps", value=1, min=1, max=1000),
+            "steps": made(W.BoundedIntText, "Steps", "Denoising steps", value=1, min=1, max=999),
             "guidance_scale": made(W.BoundedFloatText, "Guidance scale", "How closely the picture follows the prompt",
                                    min=0, max=100, step=0.5),
             "cut": made(W.Dropdown, "Cut", "What runs at the host", options=[(cut_name(c), c) for c in self.cuts]),
@@ -128,8 +129,8 @@ class PictureSplit(W.VBox):
 
     @property
     def text(self) -> str:
-        """One sentence that says what the last run showed, in lines of at most 72 characters."""
-        return textwrap.fill(picture_alt(self.seen), 72)
+        """What the last run showed, and why it ended early if it did, in lines of at most 72 characters."""
+        return textwrap.fill(f"{picture_alt(self.seen)} {self._why}".strip(), 72)
 
     def run(self, wait: bool = True) -> Any:
         """Make both pictures in a thread; waits and returns the split one, or None where the run did not finish.
@@ -160,6 +161,7 @@ class PictureSplit(W.VBox):
         self.output.value = picture_html(seen)
 
     def _say(self, words: str, failed: bool = False, aloud: str = "") -> None:
+        self._why = words if failed else ""
         self.status.value = reply_html("", words, failed)
         self.announcer.said = aloud or words
 

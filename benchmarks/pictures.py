@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--model", default="emoji-ldm")
     args = parser.parse_args()
     common.one_thread()
-    steps, rounds = (4, 1) if args.quick else (20, 7)
+    steps, rounds = (4, 1) if args.quick else (20, 21)
     names = toy_pipe_names()[:3] if args.quick else toy_pipe_names()
     pipe = lk.load(args.model)
     pipe.set_progress_bar_config(disable=True)

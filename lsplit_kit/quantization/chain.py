@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ class Chain(Codec):
 
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """The numbers, the scales, and what the stages send."""
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if not count:
             return 0
         sides = sum(stage.side_bytes(shape) for stage in self.stages)
@@ -53,7 +54,7 @@ class Chain(Codec):
         return b"".join((*parts, raw, pack(numbers, self.levels.bits)))
 
     def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if not count:
             return torch.empty(shape)
         sides, at = [], 0

@@ -109,10 +109,15 @@ def _check(prompt: str, name: str, steps: int, mode: str, codec: str, save_to: P
         raise UnsupportedOption(f"steps is a number from 1 to {MOST_STEPS}, got {steps}.")
     if not is_picture(name):
         raise UnsupportedOption(f"{name} makes no pictures; --image takes a pipeline's name or folder (lsplit models).")
-    if not save_to.parent.is_dir() or save_to.is_dir() or not os.access(save_to.parent, os.W_OK):
-        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists and is yours.")
     if save_to.suffix.lower() not in Image.registered_extensions():
         raise UnsupportedOption(f"{save_to} cannot be written: its ending names no picture format; use .png.")
+    new = not save_to.exists()
+    try:
+        save_to.open("ab").close()  # a real try: who may write is no question for a guess
+    except OSError:
+        raise UnsupportedOption(f"{save_to} cannot be written: give a file in a folder that exists.") from None
+    if new:
+        save_to.unlink()
 
 
 def _change(ours: int, theirs: int) -> str:

@@ -82,6 +82,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
         (dict(save_to="/proc/dog.png"), "cannot be written"),
         (dict(save_to="no/such/folder/a.png"), "cannot be written"),
         (dict(save_to="."), "cannot be written"),
+        (dict(save_to="folder.png"), "cannot be written"),
         (dict(save_to="apple.mp4"), "cannot be written"),
         (dict(mode="both"), "Unknown mode 'both'"),
         (dict(codec="int9"), "Unknown codec"),
@@ -92,8 +93,9 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
 )
 def test_mistakes_are_one_sentence(change, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
     call = dict(prompt="a dog", name="toy-sd", steps=2, mode="lockstep", codec="int8", seed=0, save_to="dog.png")
     call |= change
     with pytest.raises(lk.LsplitError, match=sentence):
         run_image_demo(**call | {"save_to": Path(call["save_to"])})
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]

@@ -35,10 +35,11 @@ def wait_status(page, pattern, timeout=60_000):
 
 
 def run(page, until="^Done"):
-    """Press Run by keyboard, wait for the end, and say what is to be seen."""
+    """Press Run by keyboard, wait for the end, and say what is to be seen; a run may end before anybody looks."""
+    page.evaluate(f"() => document.querySelector('{STATUS}').classList.add('old')")  # a new status is a new element
     page.locator(".picture-run").first.focus()
     page.keyboard.press("Enter")
-    page.wait_for_selector(".picture-cancel:not([disabled])", timeout=20_000)
+    page.wait_for_selector(f"{STATUS}:not(.old)", timeout=20_000)
     wait_status(page, until)
     page.wait_for_selector(".picture-run:not([disabled])", timeout=20_000)
     return page.evaluate(SEEN)

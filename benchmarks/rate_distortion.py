@@ -28,7 +28,7 @@ NOISE = (
 PICTURES = (
     "fp16", "int8", "int6", "int4", "int4:clip=mse", "int2", "uniform:step=0.1+ans", "uniform:step=0.1+delta+ans",
     "uniform:step=0.2+delta+ans", "uniform:step=0.3+delta+ans", "uniform:step=0.5+delta+ans",
-    "uniform:step=0.8+delta+ans",
+    "uniform:step=0.8+delta+ans", "uniform:step=1.2+delta+ans",
 )  # fmt: skip
 GOALS = ((0.95, 45.0), (0.97, 35.0))
 
@@ -135,6 +135,7 @@ def main() -> None:
     """Measure and report."""
     parser = common.options(__doc__)
     parser.add_argument("--model", default="emoji-ldm")
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the pictures")
     args = parser.parse_args()
     common.one_thread()
     every = [prompt for prompt, _ in json.loads(PROMPTS.read_text("utf-8"))["measured"]]
@@ -144,7 +145,7 @@ def main() -> None:
     gauss = [torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(4)]
     small = [torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(k)) for k in range(16)]
     noise = real_noise(pipe, prompts[:10])
-    rows = [row for steps in ((4,) if args.quick else (20, 50)) for row in drawn(pipe, prompts, steps, PICTURES)]
+    rows = [row for steps in ([4] if args.quick else args.steps) for row in drawn(pipe, prompts, steps, PICTURES)]
     result = {
         "model": args.model, "prompts": len(prompts),
         "noise": {

@@ -93,9 +93,9 @@ def crossing(scales: np.ndarray, short: bool) -> tuple[np.ndarray, bytes]:
     if not short:
         return exact, exact.tobytes()
     bits = exact.view("<u4").copy()
-    up = np.signbit(exact) if scales.shape[1] == 2 else np.ones(exact.shape, bool)
-    if scales.shape[1] == 2:  # a lowest level goes down, a step goes up
-        up = np.stack([np.signbit(exact[:, 0]), np.ones(len(exact), bool)], axis=1)
+    up = np.ones(exact.shape, bool)  # away from zero
+    if scales.shape[1] == 2:  # a lowest level goes down, its step up
+        up[:, 0] = np.signbit(exact[:, 0])
     bits = np.where(up, bits + np.uint32(0xFFFF), bits) & np.uint32(0xFFFF0000)
     return bits.view("<f4"), (bits >> np.uint32(16)).astype("<u2").tobytes()
 

@@ -47,6 +47,12 @@ class CodecError(LsplitError, ValueError):
     code = "codec"
 
 
+class CalibrationMissing(CodecError):
+    """A codec needs a calibration that this side does not have."""
+
+    code = "calibration"
+
+
 class NonFiniteError(CodecError):
     """A tensor holds NaN or infinity."""
 

@@ -21,7 +21,8 @@ import torch
 
 from lsplit_kit.errors import WeightsError
 from lsplit_kit.models import convert, fetch, hub, names
-from lsplit_kit.models.home import home, models_home, publish
+from lsplit_kit.home import home
+from lsplit_kit.models.home import models_home, publish
 from lsplit_kit.models.load import align_, load, load_folder
 from lsplit_kit.models.partial import load_body, load_local
 from lsplit_kit.models.reader import MANIFEST, TensorFolder, read_manifest
@@ -189,7 +190,8 @@ def test_digests_are_kept_elsewhere_when_the_folder_is_not_writable(llama_folder
 FILL = """
 import sys, time
 from pathlib import Path
-from lsplit_kit.models.home import home, publish
+from lsplit_kit.home import home
+from lsplit_kit.models.home import publish
 def fill(folder):
     with open(home() / 'fills', 'a') as log: log.write('x')
     (folder / 'part').write_text('half')

@@ -22,7 +22,7 @@ from rpyc.core.protocol import Connection
 from rpyc.utils.server import ThreadedServer
 
 from lsplit_kit import errors
-from lsplit_kit.models.home import home
+from lsplit_kit.home import home
 from lsplit_kit.remote import token as tokens
 from lsplit_kit.remote.brinewalk import Refused, walk
 from lsplit_kit.remote.client import RpycLink, parse_address

@@ -1,4 +1,4 @@
-"""The cache folder, and the one way in which the kit publishes a folder of files into it."""
+"""Folders of models, and the one way in which the kit publishes a folder of files into it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
 from lsplit_kit.errors import WeightsError
-
-
-def home() -> Path:
-    """The kit's cache folder, created when missing; the variable LSPLIT_HOME names another one."""
-    override = os.environ.get("LSPLIT_HOME")
-    folder = Path(override).expanduser() if override else platformdirs.user_cache_path("lsplit-kit")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(
-            f"The cache folder {folder} cannot be created ({error.strerror}); "
-            "set LSPLIT_HOME to a folder you may write to."
-        ) from error
-    return folder.absolute()
+from lsplit_kit.home import home
 
 
 def models_home() -> Path:

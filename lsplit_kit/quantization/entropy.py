@@ -12,7 +12,7 @@ from ..errors import CodecError
 WIDTHS = {1: "<i1", 2: "<i2", 4: "<i4"}
 SHAPES = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 6.0)  # of the generalised normal distribution: 1 is Laplace's, 2 is Gauss's
 MOST_LEVELS = 1 << 14  # of a range-coded tensor; one that spreads wider crosses plain
-OCTAVE, _ZERO = 12, 72  # a spread's byte: so many to a doubling, and that of spread 1
+OCTAVE, ZERO = 12, 72  # a spread's byte: so many to a doubling, and that of spread 1
 CENTRE = 64  # parts of a step in which the values of a level are averaged
 
 
@@ -120,7 +120,7 @@ class Ans:
         if low == high:
             return bytes([0, 0]) + varint(_zigzag(low)) + varint(0) + varint(0)
         curve = fitted(numbers, low, high)
-        code = _coder().RangeEncoder()
+        code = coder().RangeEncoder()
         code.encode((numbers - low).astype(np.int32), model_of(curve)[0])
         head = bytes([curve.shape, curve.spread]) + varint(_zigzag(low)) + varint(curve.levels - 1)
         return head + varint(_zigzag(curve.middle)) + code.get_compressed().astype("<u4").tobytes()
@@ -136,7 +136,7 @@ class Ans:
             raise CodecError("The range-coded numbers are not whole words.")
         words = np.frombuffer(raw, np.uint8, offset=at).view("<u4").astype(np.uint32)
         try:
-            found = _coder().RangeDecoder(words).decode(model_of(curve)[0], count)
+            found = coder().RangeDecoder(words).decode(model_of(curve)[0], count)
         except BaseException as error:  # the library's panics are no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
@@ -161,7 +161,7 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
     counts = np.bincount(numbers - low, minlength=high - low + 1)
     mean = float(numbers.mean())
     spread = float(np.sqrt(np.square(numbers - mean).mean() + 1e-6))
-    step = int(np.clip(np.rint(OCTAVE * np.log2(spread)) + _ZERO, 0, 255))
+    step = int(np.clip(np.rint(OCTAVE * np.log2(spread)) + ZERO, 0, 255))
     best, least = None, np.inf
     for shape in range(len(SHAPES)):
         curve = Curve(low, len(counts), int(np.rint(4 * mean)), step, shape)
@@ -172,7 +172,7 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
     return best
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     """(constriction's model, probabilities, mean values, each [levels]) of a curve; no probability is below 2^-22.
 
@@ -182,7 +182,7 @@ def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     from scipy.special import gamma, gammainc, gammaincc
 
     shape = SHAPES[curve.shape]
-    width = 2.0 ** ((curve.spread - _ZERO) / OCTAVE) * float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
+    width = 2.0 ** ((curve.spread - ZERO) / OCTAVE) * float(np.sqrt(gamma(1 / shape) / gamma(3 / shape)))
     numbers = np.arange(curve.low, curve.low + curve.levels)
     edges = np.append(numbers, numbers[-1] + 1) - 0.5 - curve.middle / 4
     far = np.abs(edges / width) ** shape
@@ -201,7 +201,8 @@ def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=1)
-def _coder() -> Any:
+def coder() -> Any:
+    """constriction's range coders, imported when first used."""
     import constriction
 
     return constriction.stream.queue

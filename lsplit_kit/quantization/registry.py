@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CodecError, NonFiniteError
 from .spec import Spec, parse
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
 
 
 class Encoded(NamedTuple):
@@ -34,6 +37,7 @@ class Codec(Card):
 
     bits_per_value: float
     stateful = False  # whether a tensor's payload depends on the ones before it, so that a session needs `coder()`
+    calibration: Calibration | None = None  # what it knows of the tensors before it sees one
     fixed = True  # whether a tensor's payload has as many bytes as its shape says, whatever the values
 
     def __init__(self, spec: str) -> None:
@@ -138,9 +142,9 @@ def family(*names: str) -> Callable[[Maker], Maker]:
 
 def specs() -> list[str]:
     """Specs to choose from: codecs without options, and usual ones of the families; many more can be spelled."""
-    from . import casts, integers, uniform  # (importing registers them)
+    from . import casts, integers, klt, uniform  # (importing registers them)
 
-    return list(dict.fromkeys((*casts.USUAL, *integers.USUAL, *uniform.USUAL, *_PLAIN)))
+    return list(dict.fromkeys((*casts.USUAL, *integers.USUAL, *uniform.USUAL, *klt.USUAL, *_PLAIN)))
 
 
 def bases() -> list[str]:
@@ -149,17 +153,25 @@ def bases() -> list[str]:
     return list(dict.fromkeys([*_PLAIN, *_FAMILIES]))
 
 
-def codec(spec: str) -> Codec:
-    """The codec named by `spec`; raises CodecError that says what is wrong with it."""
-    return _codec(spec if isinstance(spec, str) else repr(spec))
+def codec(spec: str, given: Mapping[str, Calibration] | None = None) -> Codec:
+    """The codec named by `spec`; raises CodecError that says what is wrong with it.
+
+    given: calibrations by name that may be used beside those of this machine.
+    """
+    spec = spec if isinstance(spec, str) else repr(spec)
+    return _made(spec, given) if given else _codec(spec)
 
 
 @lru_cache(maxsize=256)
 def _codec(spec: str) -> Codec:
+    return _made(spec)
+
+
+def _made(spec: str, given: Mapping[str, Calibration] | None = None) -> Codec:
     known = bases()
     if spec in _PLAIN:  # whatever its name is made of
         return _FAMILIES[spec](Spec(spec, spec, {}, {}))
-    parsed = parse(spec)
+    parsed = parse(spec)._replace(given=given)
     if parsed.base not in _FAMILIES:
         raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(known)}.")
     return _FAMILIES[parsed.base](parsed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import CodecError
 
@@ -18,6 +18,7 @@ class Spec(NamedTuple):
     base: str
     options: dict[str, str]
     stages: dict[str, str]
+    given: Any = None  # calibrations by name, beside those of this machine
 
     def only(self, options: tuple[str, ...] = (), stages: tuple[str, ...] = ()) -> None:
         """Raise CodecError when there is an option or a stage that this codec does not take."""

@@ -111,6 +111,13 @@ class RpycLink(Card):
                 _, up, down = self._call("close_session", (number,), (type(None),))
                 self._note("close", up, down)
 
+    def calibrate(self, raw: bytes) -> None:
+        """Give the host a calibration file that it does not have."""
+        with self._lock:
+            self._ensure()
+            _, up, down = self._call("calibrate", (raw,), (type(None),))
+            self._note("calibrate", up, down)
+
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) over all connections of this link: `stream`, and `tcp` where the kernel tells."""
         now = (self._stream.tx, self._stream.rx) if self._stream else (0, 0)

@@ -1,4 +1,4 @@
-"""What a host answers: hello, open, step, close_session; sessions live and die with their connection."""
+"""What a host answers: hello, open, step, close_session, calibrate; sessions live and die with their connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HeldBody(BodyHost, Protocol):
 class BodyService(PrimitiveService):
     """One connection's view of the host's body; rpyc makes one per connection from `service_of(body)`."""
 
-    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session"})
+    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate"})
     body: HeldBody
 
     def __init__(self) -> None:
@@ -116,6 +116,11 @@ class BodyService(PrimitiveService):
         number = self._sessions.pop(args[0], None)
         if number is not None:
             self._forget(number)
+
+    def exposed_calibrate(self, *args: Any) -> None:
+        """Take a calibration file for this connection's codecs."""
+        _types("calibrate", args, (bytes,))
+        self._ready().calibrate(args[0])
 
     def _ready(self) -> BodyHost:
         if self._part is None:

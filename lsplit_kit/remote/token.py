@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ..errors import AuthError
-from ..models.home import home
+from ..home import home
 from .stream import FastStream
 
 MAGIC = b"LSPLIT1\n"

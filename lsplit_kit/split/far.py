@@ -21,7 +21,7 @@ from ..errors import (
     UnsupportedOption,
 )
 from ..quantization import Codec, codec
-from ..wire.link import Link
+from ..wire.link import Link, begin
 from ..wire.message import MODES, Exchange, Open, PictureStep, Sent
 from ..wire.tap import Where
 from .form import Packer, laid_out
@@ -81,7 +81,8 @@ class Far:
     def _open(self) -> bool:
         if self._session is not None and self._epoch == self.link.epoch:
             return False
-        self._session = self.link.open(Open(self.policy, self.up.spec, self.down.spec))
+        terms = Open(self.policy, self.up.spec, self.down.spec)
+        self._session = begin(self.link, terms, self.up, self.down)
         self._epoch, self._shapes, self._coders, self._packer = self.link.epoch, [], [], Packer(self.up)
         return True
 

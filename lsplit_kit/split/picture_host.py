@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CacheMiss, FrameError, LimitExceeded
-from ..quantization import Codec, Encoded
+from ..quantization import Calibration, Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
 from .form import MAX_VALUES, Latent, Unpacker, laid_out, layout_of, leaves
 from .picture_limits import check_call
@@ -26,8 +26,8 @@ Run = Callable[[dict[str, Any], dict[str, Tensor]], list[Tensor]]
 class Picture(Remembered):
     """What a host remembers of one picture: tensors that came once, and in lockstep the latent and the scheduler."""
 
-    def __init__(self, terms: Open) -> None:
-        super().__init__(terms)
+    def __init__(self, terms: Open, given: Mapping[str, Calibration]) -> None:
+        super().__init__(terms, given)
         self.forms = Unpacker(self.up)
         self.coders: list[Codec] = []  # of the outputs, each with its own past
         self.run: Trajectory | None = None
@@ -54,7 +54,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         return PictureBody(self.run, self.arguments, self.info, self._lock)
 
     def _begin(self, terms: Open) -> Picture:
-        return Picture(terms)
+        return Picture(terms, self.calibrations)
 
     def _answer(self, s: Picture, step: PictureStep) -> bytes:
         """A byte (how long the shapes' text is; 0: as last time), that text, and the outputs' payloads."""

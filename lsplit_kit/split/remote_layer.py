@@ -21,7 +21,7 @@ from ..errors import (
     UnsupportedOption,
 )
 from ..quantization import Encoded, codec
-from ..wire.link import Link
+from ..wire.link import Link, begin
 from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_to_wire
 from ..wire.tap import Where
 from .call import Call
@@ -117,7 +117,8 @@ class Remote(nn.Module):
         link = self.link
         self._drop_closed()
         if slot.session is None or slot.epoch != link.epoch:
-            slot.bind(link.open(Open(self.policy, self.up.spec, self.down.spec)), link.epoch, self._closing)
+            terms = Open(self.policy, self.up.spec, self.down.spec)
+            slot.bind(begin(link, terms, self.up, self.down), link.epoch, self._closing)
             slot.sent = 0
         start = 0 if self.policy == "none" else slot.sent
         end = slot.get_seq_length()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from ..errors import CacheMiss, FrameError, LimitExceeded
-from ..quantization import Encoded
+from ..quantization import Calibration, Encoded
 from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
 from .sessions import MAX_REMEMBERED, Remembered, Sessions
 
@@ -17,8 +18,8 @@ from .sessions import MAX_REMEMBERED, Remembered, Sessions
 class Session(Remembered):
     """What a host remembers for one client cache: keys and values, or the hidden vectors, never tokens."""
 
-    def __init__(self, terms: Open) -> None:
-        super().__init__(terms)
+    def __init__(self, terms: Open, given: Mapping[str, Calibration]) -> None:
+        super().__init__(terms, given)
         self.cache: DynamicCache | None = None
         self.history: Tensor | None = None
         self.positions: Tensor | None = None
@@ -47,7 +48,7 @@ class Body(Sessions[Session, Step]):
         return Body(self.base, self.info, self._lock)
 
     def _begin(self, terms: Open) -> Session:
-        return Session(terms)
+        return Session(terms, self.calibrations)
 
     def _answer(self, session: Session, step: Step) -> bytes:
         """The down payload [B, T, d]."""

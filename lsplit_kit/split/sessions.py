@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Generic, Self, TypeVar
 
-from ..errors import CodecError, FrameError, SessionUnknown, StepRefused
-from ..quantization import bases, codec
+from ..errors import CalibrationMissing, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
+from ..quantization import Calibration, bases, codec
 from ..wire.link import Message
 from ..wire.message import PROTOCOL, HostInfo, Open, PictureStep, Step
 
 MAX_FRAME, MAX_ROWS, MAX_SESSIONS, MAX_REMEMBERED = 16 << 20, 256, 64, 2 << 30
+MAX_CALIBRATIONS = 4  # that one connection may bring
 
 S = TypeVar("S", bound="Remembered")
 M = TypeVar("M", Step, PictureStep)
@@ -21,8 +23,8 @@ M = TypeVar("M", Step, PictureStep)
 class Remembered:
     """One client's session: its terms, and the last step with its answer, which a lost reply asks for again."""
 
-    def __init__(self, terms: Open) -> None:
-        self.policy, self.up, self.down = terms.policy, codec(terms.up), codec(terms.down)
+    def __init__(self, terms: Open, given: Mapping[str, Calibration]) -> None:
+        self.policy, self.up, self.down = terms.policy, codec(terms.up, given), codec(terms.down, given)
         self.last: tuple[int, bytes, bytes] = (-1, b"", b"")
 
     def size(self) -> int:
@@ -40,6 +42,7 @@ class Sessions(Generic[S, M]):
     def __init__(self, info: HostInfo, lock: threading.Lock | None = None) -> None:
         self.info = info
         self.sessions: OrderedDict[int, S] = OrderedDict()
+        self.calibrations: dict[str, Calibration] = {}
         self._next = 0
         self._lock = lock or threading.Lock()
 
@@ -55,18 +58,27 @@ class Sessions(Generic[S, M]):
             raise FrameError(f"Unknown policy; this host's body knows {', '.join(self.policies)}.")
         for spec in (terms.up, terms.down):
             try:
-                codec(spec)
+                found = codec(spec, self.calibrations)
+            except CalibrationMissing:
+                raise CalibrationMissing("The host does not have the calibration that a codec names.") from None
             except CodecError:
                 known = ", ".join(bases())
                 raise CodecError(f"The host does not know the codec {spec[:40]!r}; it knows {known}.") from None
-        if codec(terms.up).stateful or (codec(terms.down).stateful and not self.predicts):
-            raise CodecError("Prediction (+delta) is for what comes down in the steps of a picture.")
+            if found.stateful and (spec == terms.up or not self.predicts):
+                raise CodecError("Prediction (+delta) is for what comes down in the steps of a picture.")
         session = self._begin(terms)
         self._next += 1
         self.sessions[self._next] = session
         while len(self.sessions) > MAX_SESSIONS:
             self.sessions.popitem(last=False)
         return self._next
+
+    def calibrate(self, raw: bytes) -> None:
+        """Take a calibration; its sessions to come may name it. Raises CodecError, LimitExceeded."""
+        found = Calibration(raw)
+        if found.id not in self.calibrations and len(self.calibrations) >= MAX_CALIBRATIONS:
+            raise LimitExceeded(f"One connection brings at most {MAX_CALIBRATIONS} calibrations.")
+        self.calibrations[found.id] = found
 
     def close_session(self, number: int) -> None:
         """Forget a session; an unknown number is no error."""

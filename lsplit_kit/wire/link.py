@@ -8,7 +8,8 @@ from typing import Protocol
 from rpyc.core import brine, consts
 
 from ..card import Card
-from ..errors import HostUnavailable
+from ..errors import CalibrationMissing, HostUnavailable
+from ..quantization import Codec
 from .message import Exchange, HostInfo, Open, PictureStep, Step
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
@@ -35,6 +36,9 @@ class BodyHost(Protocol):
     def close_session(self, session: int) -> None:
         """Forget a session."""
 
+    def calibrate(self, raw: bytes) -> None:
+        """Take a calibration that sessions to come may name."""
+
 
 class Link(Protocol):
     """Carries steps to one body. `epoch` changes when every session number given so far has died."""
@@ -52,6 +56,9 @@ class Link(Protocol):
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""
 
+    def calibrate(self, raw: bytes) -> None:
+        """Give the host a calibration file that it does not have."""
+
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) so far, by who counted: `stream`, and `tcp` where the kernel tells."""
 
@@ -62,6 +69,17 @@ class Link(Protocol):
 def about(info: HostInfo) -> dict[str, object]:
     """What a link's host said of itself, as far as people ask."""
     return {"body": f"layers {info.start} to {info.stop - 1} of {info.model}", "dtype": info.dtype}
+
+
+def begin(link: Link, terms: Open, *codecs: Codec) -> int:
+    """Start a session; a host that lacks the calibration of one of its codecs is given it first."""
+    try:
+        return link.open(terms)
+    except CalibrationMissing:
+        known = {c.calibration.id: c.calibration for c in codecs if c.calibration is not None}
+        for calibration in known.values():
+            link.calibrate(calibration.raw)
+        return link.open(terms)
 
 
 class InProcess(Card):
@@ -87,6 +105,11 @@ class InProcess(Card):
     def close_session(self, session: int) -> None:
         """Forget a session."""
         self.body.close_session(session)
+
+    def calibrate(self, raw: bytes) -> None:
+        """Give the body a calibration."""
+        self._check()
+        self.body.calibrate(raw)
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Nothing is framed, so nothing was counted."""
@@ -135,6 +158,12 @@ class Loopback(InProcess):
         _, up = self._frame("close_session", (session,))
         super().close_session(session)
         self._note("close", up, self._reply(None)[1])
+
+    def calibrate(self, raw: bytes) -> None:
+        """Give the body a calibration, through real frames."""
+        args, up = self._frame("calibrate", (raw,))
+        super().calibrate(*args)
+        self._note("calibrate", up, self._reply(None)[1])
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes framed so far."""

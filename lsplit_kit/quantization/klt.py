@@ -1,0 +1,171 @@
+"""Transform coding of hidden vectors: `klt:step=0.4+ans`, as pictures and sound have been coded for fifty years.
+
+A calibrated basis makes a vector's coefficients independent of each other (Karhunen-Loeve transform) and weighs them by
+what an error costs the model's prediction; one step rounds them all, which is reverse water-filling (Cover & Thomas,
+section 10.3.3); a range coder spends on each coefficient what its calibrated curve says. Vectors fall into classes, so
+the first token, whose values are up to forty times as large, and the marks of a chat are told apart.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CalibrationMissing, CodecError
+from .calibration import Calibration, calibration
+from .entropy import MOST_LEVELS, OCTAVE, SHAPES, ZERO, Curve, coder, model_of, read_varint, varint
+from .registry import Codec, family
+from .spec import Spec
+
+USUAL = ("klt:step=0.7+ans", "klt:step=0.4+ans")
+SAVING = math.log(2) / 6  # squared steps of error that a bit may cost: the slope of rate and distortion at high rates
+_FARTHEST = 2.0**30
+
+
+@family("klt")
+def _klt(spec: Spec) -> Codec:
+    spec.only(("cal", "step"), ("ans",))
+    if "step" not in spec.options or spec.stages != {"ans": ""}:
+        raise CodecError(f"Unknown codec {spec.text!r}: it is spelled klt:step=0.4+ans, with a step of your choice.")
+    step, name = spec.number("step", spec.options["step"], 0.01, 64), spec.options.get("cal")
+    return Klt(spec.text, step, None if name is None else calibration(name, spec.given))
+
+
+class Klt(Codec):
+    """Coefficients rounded to whole steps (a multiple of their median spread), range-coded under calibrated curves."""
+
+    fixed = False
+    bits_per_value = float("nan")
+
+    def __init__(self, spec: str, step: float, known: Calibration | None) -> None:
+        super().__init__(spec)
+        self.step, self.calibration = step, known
+
+    def payload_bytes(self, shape: tuple[int, ...]) -> int:
+        """The most it can be: a tensor that the calibration does not fit crosses as fp32."""
+        count = math.prod(shape)
+        return 4 * count + 8 if count else 0
+
+    def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
+        """What its first bytes say; raises CodecError."""
+        if not math.prod(shape):
+            return 0
+        size, start = read_varint(raw, at)
+        return start - at + size
+
+    def _known(self, shape: tuple[int, ...]) -> Calibration:
+        if self.calibration is None:
+            raise CalibrationMissing(
+                f"{self.spec} is calibrated for a model and a cut: lk.split(model, codec=...) finds the one that fits, "
+                "elsewhere name it, klt:cal=...:step=...+ans."
+            )
+        if shape[-1] != self.calibration.width:
+            raise CodecError(
+                f"{self.spec} is calibrated for vectors of {self.calibration.width} values, got {shape[-1]}."
+            )
+        return self.calibration
+
+    def _pack(self, tensor: Tensor) -> bytes:
+        if not tensor.numel():
+            return b""
+        known, plain = self._known(tuple(tensor.shape)), tensor.to(torch.float32).numpy()
+        vectors = plain.reshape(-1, known.width)
+        coefficients = ((vectors - known.mean) @ known.basis).astype(np.float64)
+        classes = _nearest(known, coefficients, self.step)
+        steps = (coefficients - known.centres[classes]) / (self.step * known.steps[classes, None])
+        body = b""
+        if np.abs(steps).max() < _FARTHEST:
+            far, words = bytearray(), coder().RangeEncoder()
+            for places, curve in _groups(known, classes, self.step):
+                model, chances, _ = model_of(curve)
+                numbers = _rounded(steps.ravel()[places], chances, -curve.low)
+                inside = np.clip(numbers, curve.low, -curve.low)
+                words.encode((inside - curve.low).astype(np.int32), model)
+                for number in numbers[np.abs(inside) == -curve.low]:
+                    far += varint(int(abs(number)) + curve.low)
+            body = b"\0" + classes.tobytes() + varint(len(far)) + far + words.get_compressed().astype("<u4").tobytes()
+        if not 0 < len(body) <= 4 * tensor.numel():
+            body = b"\1" + plain.astype("<f4").tobytes()
+        return varint(len(body)) + body
+
+    def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
+        if not math.prod(shape):
+            return torch.empty(shape)
+        known, count = self._known(shape), math.prod(shape[:-1])
+        size, at = read_varint(payload, 0)
+        if size != len(payload) - at or payload[at : at + 1] not in (b"\0", b"\1"):
+            raise CodecError(f"{self.spec}: the payload's length or form is not what it says.")
+        body = payload[at + 1 :]
+        if payload[at]:
+            if len(body) != 4 * math.prod(shape):
+                raise CodecError(f"{self.spec}: the plain payload does not have the shape's size.")
+            return torch.from_numpy(np.frombuffer(body, "<f4").astype(np.float32)).reshape(shape)
+        classes = np.frombuffer(body[:count], np.uint8)
+        if len(classes) < count or classes.max() >= len(known.spreads):
+            raise CodecError(f"{self.spec}: the payload names classes that the calibration does not have.")
+        found = self._decoded(known, classes, body[count:])
+        with np.errstate(over="ignore", invalid="ignore"):  # what a peer makes infinite is refused
+            vectors = (found.astype(np.float32) @ known.back) + known.mean
+        return torch.from_numpy(vectors).reshape(shape)
+
+    def _decoded(self, known: Calibration, classes: np.ndarray, raw: bytes) -> np.ndarray:
+        size, at = read_varint(raw, 0)
+        far, raw = raw[at : at + size], raw[at + size :]
+        if len(far) < size or len(raw) % 4:
+            raise CodecError(f"{self.spec}: the payload ends inside its numbers.")
+        words, at = coder().RangeDecoder(np.frombuffer(raw, "<u4").astype(np.uint32)), 0
+        values = np.empty(len(classes) * known.width)
+        for places, curve in _groups(known, classes, self.step):
+            model, _, means = model_of(curve)
+            try:
+                inside = words.decode(model, len(places))
+            except BaseException as error:  # the library's panics are no Exception
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise
+                raise CodecError("The range-coded numbers are not readable.") from None
+            part = means[inside]
+            for place in np.flatnonzero((inside == 0) | (inside == curve.levels - 1)):
+                more, at = read_varint(far, at)
+                part[place] = (more - curve.low) * (1 if inside[place] else -1)
+            values[places] = part
+        if at != size:
+            raise CodecError(f"{self.spec}: the payload has numbers that no coefficient needs.")
+        return values.reshape(len(classes), -1) * (self.step * known.steps[classes, None]) + known.centres[classes]
+
+
+def _nearest(known: Calibration, coefficients: np.ndarray, step: float) -> np.ndarray:
+    """The likeliest class [n], uint8, of each vector, as if its curves were Gauss's."""
+    spread = np.square(2.0 ** ((known.spreads.astype(np.float64) - ZERO) / OCTAVE)) + step * step / 12
+    own = (np.square(known.centres) / spread + np.log(spread)).sum(axis=1)
+    apart = np.square(coefficients) @ (1 / spread).T - 2 * coefficients @ (known.centres / spread).T
+    return (apart + own).argmin(axis=1).astype(np.uint8)
+
+
+def _groups(known: Calibration, classes: np.ndarray, step: float) -> list[tuple[np.ndarray, Curve]]:
+    """(places among all coefficients, their curve): those with the same spread are coded one after the other."""
+    narrower = np.rint(OCTAVE * np.log2(step * known.steps)).astype(np.int32)
+    spreads = np.clip(known.spreads - narrower[:, None], 0, 255).astype(np.uint8)[classes].ravel()
+    order = np.argsort(spreads, kind="stable")
+    edges = np.flatnonzero(np.diff(spreads[order])) + 1
+    return [(places, _curve(int(spreads[places[0]]), known.shape)) for places in np.split(order, edges)]
+
+
+def _curve(spread: int, shape: int) -> Curve:
+    """Numbers to a few spreads from zero; the outermost ones stand for all beyond."""
+    far = 6 if SHAPES[shape] >= 2 else 9
+    most = min(math.ceil(far * 2 ** ((spread - ZERO) / OCTAVE)) + 1, MOST_LEVELS // 2 - 1)
+    return Curve(-most, 2 * most + 1, 0, spread, shape)
+
+
+def _rounded(steps: np.ndarray, chances: np.ndarray, most: int) -> np.ndarray:
+    """Whole steps: of the two neighbours the one whose error and bits together cost less."""
+    near = np.rint(steps)
+    other = near - np.sign(near) * (np.abs(near) > np.abs(steps))  # the neighbour on zero's side, if it is one
+    costs = -np.log2(chances) * SAVING
+    ours, theirs = (
+        np.square(steps - n) + costs[np.clip(n, -most, most).astype(np.int64) + most] for n in (near, other)
+    )
+    return np.where(theirs < ours, other, near)

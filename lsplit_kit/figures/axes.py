@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from .sketch import FONT, Sketch
 
-WIDE = 6.6  # units that a character takes of a line
+WIDE = 6.7  # units that a character takes of a line
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 # Where a label may stand, tried in this order: steps from its point to its baseline, and how much of its width to go
 # back.
 PLACES = (
-    (8, 4, 0.0), (8, -7, 0.0), (8, 15, 0.0), (-8, 4, 1.0), (-8, -7, 1.0), (-8, 15, 1.0), (0, -10, 0.5), (0, 20, 0.5),
-    (8, 26, 0.0), (-8, -18, 1.0),
+    (10, 4, 0.0), (10, -7, 0.0), (10, 15, 0.0), (-12, 4, 1.0), (-12, -7, 1.0), (-12, 15, 1.0), (0, -11, 0.5),
+    (0, 21, 0.5), (10, 26, 0.0), (-12, -18, 1.0),
 )  # fmt: skip
 
 

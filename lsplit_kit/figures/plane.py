@@ -98,9 +98,9 @@ def plane_sketch(rows: Rows, now: str = "") -> Sketch:
     for kind in dict.fromkeys(family_of(row["codec"]) for row in drawn):
         sheet.mark(x + 5, y - 4, kind.sign, kind.colour)
         sheet.text(x + 14, y, kind.name)
-        x += 21 + 6 * len(kind.name)
-    sheet.line(x, y - 4, x + 18, y - 4, dashed=True, width=1.5)
-    sheet.text(x + 22, y, "Shannon")
+        x += 23 + 6 * len(kind.name)
+    sheet.line(x + 2, y - 4, x + 20, y - 4, dashed=True, width=1.5)
+    sheet.text(x + 24, y, "Shannon")
     return sheet
 
 

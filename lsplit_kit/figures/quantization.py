@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["channels", "channels_alt", "channels_sketch", "levels", "levels_alt", "levels_sketch", "plane_alt",
            "plane_sketch", "rate_distortion"]  # fmt: skip
 BINS, STEMS, NAMED = 61, 384, 6  # bars of a histogram, most bars of channels, and outliers that get a name
+FEW = 64  # levels that can be told apart, each with a tick of its own
 
 
 def levels(values: Tensor, spec: str, log: bool = False) -> Shown:
@@ -62,10 +63,11 @@ def levels_sketch(values: Tensor, spec: str, log: bool = False) -> Sketch:
         if count:
             said = f"{count:,} values from {left:.3g} to {right:.3g}"
             sheet.box(axes.x(left), axes.y(count), max(axes.x(right), axes.x(left) + 0.6), axes.bottom, HEAD, said)
-    for level in found.tolist():
-        at = axes.x(level)
-        sheet.line(at, axes.bottom - 7, at, axes.bottom + 7, VERMILLION, width=1.0 if len(found) > 100 else 2.0,
-                   said=f"level {level:.4g}")  # fmt: skip
+    seen = {round(axes.x(level)): level for level in found.tolist()}  # those of one pixel share a tick
+    for at, level in seen.items():
+        where = axes.x(level) if len(seen) <= FEW else at
+        sheet.line(where, axes.bottom - 7, where, axes.bottom + 7, VERMILLION, width=2.0 if len(seen) <= FEW else 1.0,
+                   said=f"level {level:.4g}" if len(seen) <= FEW else "")  # fmt: skip
     return sheet
 
 

@@ -123,7 +123,7 @@ def test_the_histogram_counts_every_value_and_has_every_level(noise):
     said = titles(levels_sketch(noise, "int2"))
     assert len([t for t in said if t.startswith("level ")]) == 4
     assert sum(int(t.split()[0].replace(",", "")) for t in said if " values from " in t) == noise.numel()
-    assert "with the 4 levels of int2." in figures.levels(noise, "int2").alt
+    assert "with the 4 levels that int2 uses." in figures.levels(noise, "int2").alt
 
 
 @pytest.mark.parametrize("values", [torch.zeros(1, 4), torch.tensor([[1e-30, -1e-30]]), torch.full((1, 3), 1e30)])
@@ -167,7 +167,8 @@ def test_ticks_are_round_inside_and_few(low, high):
 
 
 def test_decades():
-    assert decades(0.5, 1200) == [1, 10, 100, 1000] and decades(1, 10) == [1, 10]
+    assert decades(0.5, 12000) == [1, 10, 100, 1000, 10000] and decades(1, 10) == [1, 2, 5, 10]
+    assert decades(3, 40) == [5, 10, 20]
 
 
 def test_labels_do_not_meet_and_stay_inside():
@@ -186,11 +187,13 @@ def test_a_sketch_says_the_same_as_svg_and_png():
     sheet.box(10, 10, 30, 30, "#ff0000", said="<b>")
     sheet.line(0, 35, 60, 35, dashed=True)
     sheet.text(40, 20, "a & b")
+    sheet.ring(50, 10, 6)
     root = drawing(sheet, 'says "so"')
     assert root.get("role") == "img" and root.get("aria-label") == 'says "so"' and root.get("fill") == "currentColor"
     assert [e.text for e in root.iter("title")] == ["<b>"] and words(sheet) == ["a & b"]
     image = Image.open(io.BytesIO(sheet.png())).convert("RGB")
     assert image.size == (120, 80) and image.getpixel((40, 40)) == (255, 0, 0)
+    assert image.getpixel((100, 20)) == (255, 255, 255) and image.getpixel((100, 8)) == (51, 51, 51)
     row = [image.getpixel((x, 70)) for x in range(120)]
     assert 20 < sum(pixel != (255, 255, 255) for pixel in row) < 100  # dashed
     assert Image.open(io.BytesIO(sheet.png(small=True))).size == (60, 40)

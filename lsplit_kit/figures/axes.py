@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .sketch import FONT, Sketch
 
-WIDE = 6.7  # units that a character takes of a line
+WIDE = 7.0  # units that a character takes of a line
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 # Where a label may stand, tried in this order: steps from its point to its baseline, and how much of its width to go
 # back.
@@ -54,8 +54,11 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """The powers of ten from low to high."""
-    return [10.0**k for k in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)]
+    """The powers of ten from low to high, and where there are few, twice and five times them too."""
+    ends = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if ends[1] - ends[0] < 4 else (1,)
+    found = [step * 10.0**k for k in range(ends[0], ends[1] + 1) for step in steps]
+    return [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
 
 
 def spread_out(

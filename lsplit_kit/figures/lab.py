@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..measure.rate import RatePoint
 
-SIDE, ROW = 192, "display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start"
+SIDE, ROW = 192, "display:flex;flex-wrap:wrap;gap:8px 16px;align-items:flex-start"
 FIRST = "The levels are those of a first step; at later steps only the difference from the prediction is rounded."
 
 

@@ -10,10 +10,10 @@ from ..measure.rate import DB_A_BIT
 from .axes import Axes, spread_out
 from .show import Shown, show
 from .sketch import Sketch
-from .style import BODY, HEAD, INK, PAPER, TAIL, layout
+from .style import BODY, HEAD, INK, TAIL, layout
 
 Rows = Sequence[Mapping[str, Any]]
-WIDTH, HEIGHT = 430, 300  # units
+WIDTH, HEIGHT = 390, 270  # units
 PAPER_CODEC = "int8"  # arXiv 2310.14651
 PURPLE, VERMILLION, SKY = "#CC79A7", "#D55E00", "#56B4E9"
 
@@ -87,8 +87,7 @@ def plane_sketch(rows: Rows, now: str = "") -> Sketch:
         x, y, kind = axes.x(row["snr_db"]), axes.y(row["bits"]), family_of(row["codec"])
         paper = row["codec"] == PAPER_CODEC
         if row["codec"] == now:
-            sheet.mark(x, y, "circle", "", 10)
-            sheet.mark(x, y, "circle", PAPER, 8)
+            sheet.ring(x, y, 9)
         sheet.mark(x, y, "star" if paper else kind.sign, kind.colour, 5.5 if paper else 4.5,
                    f"{row['codec']}: {row['bits']:.2f} bits a value, {row['snr_db']:.1f} dB")  # fmt: skip
     for row, place in zip(drawn, _labelled(drawn, sheet, axes), strict=True):

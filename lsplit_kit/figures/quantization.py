@@ -58,7 +58,7 @@ def levels_sketch(values: Tensor, spec: str, log: bool = False) -> Sketch:
     low, high = min(float(edges[0]), float(found[0])), max(float(edges[-1]), float(found[-1]))
     edge = 0.02 * (high - low)
     axes = Axes(sheet, (low - edge, high + edge), (0.5 if log else 0.0, float(counts.max()) * 1.05),
-                f"value, and {_many(found)} of {spec}", "how many values", log_y=log)  # fmt: skip
+                f"value, and {_many(found)} that {spec} uses", "how many values", log_y=log)  # fmt: skip
     for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
         if count:
             said = f"{count:,} values from {left:.3g} to {right:.3g}"
@@ -75,7 +75,7 @@ def levels_alt(values: Tensor, spec: str) -> str:
     """One sentence that says what the histogram shows."""
     found = levels_of(spec, values)
     low, high = float(values.min()), float(values.max())
-    return f"Histogram of {values.numel():,} values from {low:.3g} to {high:.3g}, with {_many(found)} of {spec}."
+    return f"Histogram of {values.numel():,} values from {low:.3g} to {high:.3g}, with {_many(found)} that {spec} uses."
 
 
 def _many(found: np.ndarray) -> str:
@@ -122,10 +122,10 @@ def channels_sketch(hidden: Tensor) -> Sketch:
     """The chart of channels as a sketch; neighbours share a bar where there are more than STEMS."""
     table = channel_peaks(hidden)
     peaks, middle = table["peak"].to_numpy(), float(table["peak"].median()) or 1.0
-    sheet = Sketch(WIDTH + 60, HEIGHT)
+    sheet = Sketch(WIDTH, HEIGHT)
     low = max(float(np.quantile(peaks, 0.05)) / 2, middle / 100)
     axes = Axes(sheet, (0, len(peaks)), (low, max(float(peaks.max()), middle) * 2), "channel",
-                "largest magnitude, log scale (dashed: the median channel)", log_y=True)  # fmt: skip
+                "largest magnitude, log scale (dashed: median channel)", log_y=True)  # fmt: skip
     together = -(-len(peaks) // STEMS)
     wide = (axes.right - axes.left) / len(peaks) * together
     for start in range(0, len(peaks), together):

@@ -60,6 +60,11 @@ class Sketch:
         corners = [(x + radius * dx, y + radius * dy) for dx, dy in CORNERS[shape]]
         self.shapes.append(Shape("area", corners, colour, said=said))
 
+    def ring(self, x: float, y: float, radius: float) -> None:
+        """An empty circle."""
+        around = [(x + radius * dx, y + radius * dy) for dx, dy in CORNERS["circle"]]
+        self.shapes.append(Shape("line", [*around, around[0]], width=2.0))
+
     def text(self, x: float, y: float, words: str, anchor: str = "start") -> None:
         """A line of words whose baseline is at y; anchor: start, middle or end."""
         self.shapes.append(Shape("text", [(x, y)], words=words, anchor=anchor))

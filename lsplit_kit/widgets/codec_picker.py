@@ -96,7 +96,9 @@ class CodecPicker(W.VBox):
             "apart": field(W.Checkbox, "16 outliers apart", "The largest of each token cross as FP16", indent=False),
             "predict": field(W.Checkbox, "predict from step to step", "Only the difference crosses", indent=False),
         }  # fmt: skip
-        self.typed = field(W.Text, "Spec", "The codec's name; type any of docs/codecs.md", continuous_update=False)
+        self.typed = field(
+            W.Text, "Spec", "The codec's name; type any of docs/codecs.md", "auto", continuous_update=False
+        )
         for name, control in (*self.controls.items(), ("spec", self.typed)):
             control.add_class(f"quant-{name}")
         for name in ("clip", "rotate", "apart", "predict"):

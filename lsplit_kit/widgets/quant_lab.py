@@ -14,6 +14,7 @@ from .announcer import Announcer
 from .lab_tab import LabTab
 from .noise_tab import NoiseTab
 from .reading_tab import ReadingTab
+from .readout import STYLE
 from .settings import Setting
 
 TABS = ("picture", "text")
@@ -43,8 +44,10 @@ class QuantLab(W.VBox):
         self.pictures = NoiseTab(picture_names()[0] if pipe is None else pipe, codec, call, self._say)
         self.texts = ReadingTab(model, codec, new_tokens, self._say)
         self.controls = {**self.pictures.controls, **self.texts.controls}
+        for name, control in self.controls.items():
+            control.add_class(f"quant-{name}")
         self.tabs = W.Tab([self.pictures, self.texts], titles=("Picture", "Text"))
-        super().__init__([self.tabs, self.announcer])
+        super().__init__([W.HTML(STYLE, layout={"height": "0", "margin": "0"}), self.tabs, self.announcer])
         self.add_class("quant-lab")
         self.prompt, self.seed, self.steps, self.guidance_scale = prompt, seed, steps, guidance_scale
         self.sentence, self.head, self.tail = sentence, head, tail

@@ -142,7 +142,7 @@ def test_a_histogram_of_nothing_or_of_an_unknown_codec(noise):
 def test_outlier_channels_are_apart_and_named(hidden):
     shown = figures.channels(hidden)
     plain, outliers = shown.figure.data
-    assert list(outliers.x) == [5, 20] and list(outliers.y) == [500, 60] and len(plain.x) == 30
+    assert list(outliers.x) == [5, 20] and list(outliers.y) == [500, 60] and len(plain.y) == 32
     assert plain.marker.color == HEAD != outliers.marker.color
     assert shown.alt.endswith("2 outliers, 5: 500 at token 0, 20: 60 at token 3.")
     sketch = channels_sketch(hidden)
@@ -172,13 +172,13 @@ def test_decades():
 
 
 def test_labels_do_not_meet_and_stay_inside():
-    labels = [(50 + k % 3, 50 + k % 2, f"label {k}") for k in range(14)]
-    found = spread_out(labels, [(44, 44, 58, 57)], (0, 0, 120, 120))
+    labels = [(80 + k % 3, 60 + k % 2, f"label {k}") for k in range(14)]
+    found = spread_out(labels, [(74, 54, 88, 67)], (0, 0, 180, 120))
     put = [(x, y - 10, x + 6.6 * len(label[2]), y + 2) for label, (x, y) in
            ((label, place) for label, place in zip(labels, found, strict=True) if place)]  # fmt: skip
     assert 2 < len(put) < 14 and found[0] is not None
     for i, a in enumerate(put):
-        assert a[0] >= 0 and a[1] >= 0 and a[2] <= 120 and a[3] <= 120
+        assert a[0] >= 0 and a[1] >= 0 and a[2] <= 180 and a[3] <= 120
         assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in put[:i])
 
 

@@ -74,7 +74,7 @@ def spread_out(
         wide, here = WIDE * len(words), None
         for dx, dy, back in PLACES:
             left, base = x + dx - back * wide, y + dy
-            box = (left, base - FONT + 2, left + wide, base + 2)
+            box = (left, base - FONT, left + wide, base + 4)
             inside = box[0] >= bounds[0] and box[1] >= bounds[1] and box[2] <= bounds[2] and box[3] <= bounds[3]
             if inside and not any(_meet(box, other) for other in boxes):
                 boxes.append(box)

@@ -246,4 +246,4 @@ def lab_png(tried: Tried, seen: Coded | Reading) -> bytes:
     for chart in charts:
         chart.paint(sheet, pen, x, y + 8)
         x += chart.width + 16
-    return png(sheet)
+    return png(sheet, colours=256)

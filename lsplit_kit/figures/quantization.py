@@ -102,13 +102,15 @@ def channels(hidden: Tensor) -> Shown:
     table = channel_peaks(hidden)
     figure = go.Figure(layout=layout(HEIGHT + 60, width=WIDTH + 190, bargap=0, barmode="overlay",
                                      margin={"l": 60, "r": 20, "t": 20, "b": 60}))  # fmt: skip
-    for name, rows, colour in (("channels", table[~table["outlier"]], HEAD), ("outliers", table[table["outlier"]],
-                                                                             VERMILLION)):  # fmt: skip
-        figure.add_bar(
-            x=rows.index.tolist(), y=[float(f"{peak:.4g}") for peak in rows["peak"]], name=name, width=1.0,
-            marker={"color": colour, "line": {"color": colour, "width": 1}}, customdata=rows["token"].tolist(),
-            hovertemplate="channel %{x}: %{y} at token %{customdata}<extra></extra>",
-        )  # fmt: skip
+    every = [float(f"{peak:.3g}") for peak in table["peak"]]
+    few = table[table["outlier"]]
+    figure.add_bar(x0=0, dx=1, y=every, name="channels", width=1.0, marker={"color": HEAD, "line": {"width": 0}},
+                   hovertemplate="channel %{x}: %{y}<extra></extra>")  # fmt: skip
+    figure.add_bar(
+        x=few.index.tolist(), y=[every[channel] for channel in few.index], name="outliers", width=1.0,
+        marker={"color": VERMILLION, "line": {"color": VERMILLION, "width": 1}}, customdata=few["token"].tolist(),
+        hovertemplate="channel %{x}: %{y} at token %{customdata}<extra></extra>",
+    )  # fmt: skip
     for channel, row in _named(table):
         figure.add_annotation(x=channel, y=float(np.log10(row["peak"])), text=_label(channel, row), showarrow=False,
                               yshift=9)  # fmt: skip

@@ -100,7 +100,7 @@ class Sketch:
 
         image, pen = canvas(self.width, self.height)
         self.paint(image, pen)
-        return png(image, small)
+        return png(image, small, colours=128)
 
 
 def _element(shape: Shape) -> str:

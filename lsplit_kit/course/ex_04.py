@@ -132,8 +132,10 @@ def clip(answer: object) -> str | Wrong | None:
         requantise = _levels(bits)
         value = call(answer, values.clone(), requantise)
         limit, most = number(value), float(values.abs().max())
-        if limit is None or not math.isfinite(limit):
+        if limit is None:
             return f"one number, the limit, was expected, got {type(value).__name__}"
+        if not math.isfinite(limit):
+            return f"the limit is {limit}, which is no place for a level"
         if limit <= 0:
             return Wrong("a limit is above 0: the levels lie from -limit to limit", 1)
         if limit > 1.001 * most:

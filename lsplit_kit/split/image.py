@@ -47,7 +47,7 @@ class SplitPipeline(Card):
             if not isinstance(self.scheduler, Watched):  # somebody's own, which stays as it is
                 self.scheduler = watch(copy.deepcopy(self.scheduler))
             watched = self.scheduler
-            watched.raw = watched.scaled = watched.taken = watched.made = None
+            watched.raw = watched.scaled = watched.taken = watched.made = watched.theirs = None
             watched.steps = 0
         if isinstance(denoiser, RemoteDenoiser):
             denoiser.restart()

@@ -170,6 +170,15 @@ FROM_PEOPLE = [
     Row("a list of latents", drawing(name="toy-zimage"), e.UnsupportedModel),
     Row("split twice", lambda world: lk.split(lk.split(whole())), e.UnsupportedModel),
     Row("unknown codec", cut(codec="jpeg"), e.CodecError),
+    Row("an unknown name of settings", cut(codec="auto:picture"), e.CodecError),
+    Row("a name of settings and more", cut(codec="auto:image+ans"), e.CodecError),
+    Row("no name of settings", cut(codec=("auto", "fp32")), e.CodecError),
+    Row("settings for another cut", cut(at="blocks", head=1, tail=1, codec="auto:image"), e.CodecError),
+    Row("settings for pictures on a language model", lambda w: lk.split("toy-llama", codec="auto:image"), e.CodecError),
+    Row("a pair of codecs as one", lambda w: lk.codec("auto:image"), e.CodecError),
+    Row(
+        "a name of settings on the wire", lambda w: w.link().open(Open("lockstep", "auto:image", "fp32")), e.CodecError
+    ),
     Row("a body that is no address", cut(body="cloud"), e.UnsupportedOption),
     Row("stochastic scheduler in lockstep", cut("toy-lcm", mode="lockstep"), e.UnsupportedOption),
     Row("stochastic scheduler swapped in later", stochastic, e.UnsupportedOption),

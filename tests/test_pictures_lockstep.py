@@ -20,6 +20,7 @@ import lsplit_kit as lk
 from lsplit_kit import errors as e
 from lsplit_kit.models.pictures import load_picture_body
 from lsplit_kit.models.toy_pipes import toy_pipe_call
+from lsplit_kit.quantization.auto import AUTO, About
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
@@ -659,3 +660,49 @@ def test_the_same_tensor_as_embedding_and_as_something_else_has_two_handles():
     packer = Packer(lk.codec(UP))
     sent = [[s.encoded.spec for s in packer.pack(tree, {})[1]] for _ in range(2)]
     assert sent == [[UP, "raw:float32"], []] and json.loads(packer.last)[1] == [["had", 0], ["had", 1]]
+
+
+# -- a name for the best settings ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "guided"),
+    [
+        (dict(mode="lockstep"), "host"), (dict(mode="lockstep", guidance="local"), "local"),
+        (dict(mode="per_step"), "local"), (dict(mode="per_step", guidance="host"), "host"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_auto_image_is_resolved_before_anything_else_sees_it(how, guided):
+    """Where guidance is local its error is multiplied, so what comes down before it is finer."""
+    up, down = AUTO["auto:image"](About("image", guidance=guided))
+    pipe = lk.split(whole(), codec="auto:image", body="loopback", **how)
+    with lk.tap(pipe) as wire:
+        draw(pipe)
+    ledger = wire.ledger()
+    assert "auto" not in repr(pipe) and up in repr(pipe) and down in repr(pipe)
+    assert set(ledger[ledger.name == "out"].codec) == {down} and up in set(ledger.codec)
+    fine, coarse = (
+        float(AUTO["auto:image"](About("image", guidance=g))[1].split("=")[1].split("+")[0]) for g in ("local", "host")
+    )
+    assert fine < coarse / 3
+
+
+def test_half_of_a_name_may_be_asked_for():
+    up, down = AUTO["auto:image"](About("image", guidance="host"))
+    for codec, specs in ((("fp32", "auto:image"), ("fp32", down)), (("auto:image", "int8"), (up, "int8"))):
+        pipe = lockstep(codec=codec)
+        assert (pipe.remote.up.spec, pipe.remote.down.spec) == specs
+
+
+def test_auto_image_is_near_and_small_where_it_was_measured():
+    """One prompt of `benchmarks/rate_distortion.py`, which has fifty: a tenth of the bytes, and hardly a difference."""
+    apple, frames, images = lk.load("emoji-ldm"), [], []
+    apple.set_progress_bar_config(disable=True)
+    for codec in ("fp32", "auto:image"):
+        pipe = lk.split(apple, mode="lockstep", body="loopback", codec=codec)
+        with lk.tap(pipe) as wire:
+            images.append(pipe(PROMPT, num_inference_steps=20, guidance_scale=3.0, output_type="np",
+                               generator=torch.Generator().manual_seed(0)).images[0])  # fmt: skip
+        frames.append(wire.totals().frame.sum())
+    assert frames[1] < 0.08 * frames[0] and 10 * np.log10(1 / np.square(images[0] - images[1]).mean()) > 42

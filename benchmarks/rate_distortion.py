@@ -202,8 +202,9 @@ def render(r: dict[str, Any]) -> str:
             "worst PSNR", "SSIM", "VIF", "colour"]  # fmt: skip
     parts.append(common.table(head, [
         [x["steps"], x["mode"], x["guidance"], f"`{x['up']}`",
-         f"`{x['codec']}`" + (" (`auto:image`)" if x["asked"] else ""), x["bits"], f"{x['down_saved']:.1%}", f"{x['all_saved']:.1%}", x["psnr"] or "equal", x["worst_psnr"] or "equal",
-         x["ssim"], x["vif"], x["delta_e"]] for x in r["pictures"]
+         f"`{x['codec']}`" + (" (`auto:image`)" if x["asked"] else ""), x["bits"],
+         f"{x['down_saved']:.1%}", f"{x['all_saved']:.1%}", x["psnr"] or "equal", x["worst_psnr"] or "equal", x["ssim"],
+         x["vif"], x["delta_e"]] for x in r["pictures"]
     ]))  # fmt: skip
     parts.append(common.table(["steps", "goal", "met", "best pair", "less", "PSNR (dB)", "worst PSNR"], [
         [g["steps"], g["goal"], "yes" if g["met"] else "no", f"`{g['up']}`, `{g['codec']}`", f"{g['saved']:.1%}",

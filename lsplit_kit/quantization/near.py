@@ -1,5 +1,5 @@
 """Prediction inside one tensor: a token is written as its difference from the token before it, or from the same token
-of the batch entry before, whichever is nearer, or as it is.
+of the batch entry before, or as it is, whichever is smallest.
 
 Text embeddings are mostly padding, and padded positions hardly differ from each other; the first token and the empty
 prompt's whole row are in every pair. Tokens whose differences are alike in size share a curve, so that the quiet ones

@@ -122,7 +122,6 @@ class RemoteDenoiser(nn.Module):
         self._start += bool(watched.steps)
         here = watched.made if watched.steps else self._latent
         last, self._time = self._time, call.get("timestep")
-
         common = here is not None and torch.equal(here, latent)  # both sides have it, unless the host forgot
 
         def build(fresh: bool) -> Asked:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CodecError, NonFiniteError
+from .auto import is_auto
 from .spec import Spec, parse
 
 
@@ -160,6 +161,8 @@ def _codec(spec: str) -> Codec:
     if spec in _PLAIN:  # whatever its name is made of
         return _FAMILIES[spec](Spec(spec, spec, {}, {}))
     parsed = parse(spec)
+    if is_auto(spec):
+        raise CodecError(f"{spec!r} names a pair of codecs for a model, not one codec; give it to split(codec=...).")
     if parsed.base not in _FAMILIES:
         raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(known)}.")
     return _FAMILIES[parsed.base](parsed)

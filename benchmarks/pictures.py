@@ -28,6 +28,7 @@ WAYS = (
     ("denoiser", LOCKSTEP, ("fp32", "fp16")),
     ("denoiser", LOCKSTEP, ("fp32", "int8")),
     ("denoiser", LOCKSTEP, ("fp32", "int4")),
+    ("denoiser", LOCKSTEP, ("auto:image", "auto:image")),
     ("inside, 0 + 0 local", dict(at="blocks", head=0, tail=0), FP32),
     ("inside, 1 + 1 local", dict(at="blocks", head=1, tail=1), FP32),
     ("inside, 2 + 2 local", dict(at="blocks", head=2, tail=2), FP32),

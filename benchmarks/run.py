@@ -11,12 +11,13 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families", "pictures", "emoji_quality")
+NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "emoji_quality")
 TITLES = {
     "overhead": "Speed",
     "traffic": "Bytes with and without a cache",
     "families": "Families",
     "pictures": "Pictures",
+    "rate_distortion": "Rate and distortion",
     "emoji_quality": "The shipped picture model",
 }
 ABOUT = (

@@ -16,7 +16,7 @@ _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
-    "LsplitError": "errors", "PictureSplit": "widgets",
+    "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
     from .widgets import PictureSplit as PictureSplit
+    from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer
     from .wire.capture import Capture as Capture
     from .wire.tap import tap as tap

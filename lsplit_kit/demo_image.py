@@ -23,6 +23,7 @@ def run_image_demo(
     import lsplit_kit as lk
 
     from .measure import picture_quality
+    from .quantization.auto import is_auto
 
     say = write or (lambda text: None)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -31,7 +32,7 @@ def run_image_demo(
     pipe = lk.load(name)
     pipe.set_progress_bar_config(disable=write is None)
     with lk.host(name) as host:
-        split = lk.split(pipe, body=host.address, mode=mode, codec=("fp32", codec))
+        split = lk.split(pipe, body=host.address, mode=mode, codec=codec if is_auto(codec) else ("fp32", codec))
         say(f"{prompt!r} in {steps} steps; the denoiser is in process {host.pid} at {host.address}\n")
         with lk.tap(split) as wire:
             ours, split_s = _timed(split, prompt, steps, seed)
@@ -45,7 +46,8 @@ def run_image_demo(
     up, noise = (ledger[(ledger["direction"] == way) & (ledger["step"] > 0)] for way in ("up", "down"))
     once, later = (int(rows["payload"].sum()) for rows in (up[up["step"] == 1], up[up["step"] > 1]))
     calls = int(ledger["step"].max())
-    paper = once + 4 * sum(_values(shape) for shape in noise["shape"])
+    fp32 = 4 * sum(_values(shape) for shape in noise["shape"])
+    paper = int(up.loc[up["step"] == 1, "tensor"].sum()) + fp32
     sent = int(totals["payload"].sum())
     return {
         "model": name,
@@ -61,7 +63,7 @@ def run_image_demo(
         "bytes": {d: {k: int(totals.loc[d, k]) for k in ("tensor", "payload", "frame")} for d in ("up", "down")},
         "first_up_payload_bytes": once,
         "each_step_payload_bytes": {"up": later / max(calls - 1, 1), "down": int(noise["payload"].sum()) / calls},
-        "noise_down_payload_bytes": {"sent": int(noise["payload"].sum()), "fp32": paper - once},
+        "noise_down_payload_bytes": {"sent": int(noise["payload"].sum()), "fp32": fp32},
         "paper_payload_bytes": paper,
         "reduction": 1 - sent / paper,
         "seconds": {"split": split_s, "unsplit": unsplit_s},
@@ -98,13 +100,15 @@ def _check(prompt: str, name: str, steps: int, mode: str, codec: str, save_to: P
 
     from .models.names import is_picture
     from .quantization import codec as codec_of
+    from .quantization.auto import is_auto
     from .wire.message import MODES
 
     if not prompt.strip():
         raise UnsupportedOption("The prompt is empty; describe a picture.")
     if mode not in MODES:
         raise UnsupportedOption(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
-    codec_of(codec)
+    if not is_auto(codec):
+        codec_of(codec)
     if not 1 <= steps <= MOST_STEPS:
         raise UnsupportedOption(f"steps is a number from 1 to {MOST_STEPS}, got {steps}.")
     if not is_picture(name):

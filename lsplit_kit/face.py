@@ -11,6 +11,7 @@ import torch
 from .errors import CodecError, PlanError, UnsupportedModel, UnsupportedOption
 from .quantization import codec as codec_of
 from .quantization import lossless
+from .quantization.auto import About, is_auto, resolved
 from .split.body import body_of, fingerprint_of
 from .split.plan import SplitPlan
 from .split.text import split_text
@@ -68,9 +69,10 @@ def split(
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
     (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
-    model's number format. Text: cache is kv, hidden (arXiv 2310.14651) or none. Pictures: at is "denoiser" or "blocks"
-    (head down blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or
-    "lockstep" (the host steps its own scheduler, only noise comes down); guidance is applied at the "host" or "local".
+    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden
+    (arXiv 2310.14651) or none. Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks of a U-Net,
+    or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own scheduler, only
+    noise comes down); guidance is applied at the "host" or "local".
     """
     model = model[0] if isinstance(model, tuple) else model
     pair = _codecs(codec)  # before a model is loaded
@@ -103,6 +105,7 @@ def split(
         raise UnsupportedOption(
             "at=, mode= and guidance= are for pictures; a language model takes head=, tail=, cache=."
         )
+    pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
     up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:
@@ -122,7 +125,7 @@ def _split_picture(
     guidance: str | None,
     timeout: float,
 ) -> Any:
-    from .split.image import part_of, picture_body, picture_cut, split_image
+    from .split.image import guided_at, part_of, picture_body, picture_cut, split_image
 
     if at not in ("denoiser", "blocks") or guidance not in (None, "host", "local"):
         raise UnsupportedOption(
@@ -136,10 +139,12 @@ def _split_picture(
         )
     cut = picture_cut(denoiser, at, plan.head, plan.tail)
     name = getattr(pipe, "lsplit_name", None) or type(pipe).__name__
-    up, down = (spec or lossless(denoiser.dtype) for spec in pair)
 
     def here() -> Any:
         return picture_body(denoiser, cut, name)
+
+    about = About("image", at, mode, guided_at(pipe, mode, guidance), lambda: here().info.fingerprint)
+    up, down = (spec or lossless(denoiser.dtype) for spec in resolved(pair, about))
 
     link = _link(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
     try:
@@ -177,7 +182,7 @@ def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise CodecError(f"codec takes one spec or a pair (up, down), got {asked!r}.")
     for spec in pair:
-        if spec is not None:
+        if spec is not None and not is_auto(spec):
             codec_of(spec)
     return pair[0], pair[1]
 

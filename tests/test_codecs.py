@@ -19,7 +19,7 @@ MORE = [
     "int7", "int5:token", "int3:token:affine", "int2:sym", "int1:token", "int1:affine", "int4:channel:affine",
     "int3:group=5:clip=mse", "int2:group=2:affine:clip=mse", "int6:group=7+hadamard=4+outliers=2", "nf4:token",
     "nf4:group=3+hadamard=2", "uniform:snr=25", "uniform:step=0.37", "uniform:step=0.37+zstd", "uniform:snr=3+ans",
-    "int8:group=64+outliers=1",
+    "int8:group=64+outliers=1", "uniform:step=0.37+near", "uniform:snr=20+near+zstd",
 ]  # fmt: skip
 EVERY = [*specs(), *MORE]
 SHAPES = st.one_of(
@@ -158,6 +158,7 @@ WRONG = {
     "int4:token:token": "twice the same part", "int4++": "no option=value", "fp16:token": "fp16 has no :token",
     "fp8": "fp8:e4m3 or fp8:e5m2", "uniform": "step=... or snr=", "uniform:step=0+ans": "from 1e-06",
     "uniform:snr=30+ans+zstd": "or neither", "uniform:snr=nan": "a number from", "uniform:step=1:snr=2": "step=... or",
+    "uniform:step=1+delta+near": "+near or neither", "uniform:step=1+near=2": "step=... or",
     "int4+outliers=0": "from 1 to", "x" * 200: "short text", "int8:tok\x00en": "no option=value",
 }  # fmt: skip
 
@@ -255,6 +256,68 @@ def test_range_coding_is_near_shannons_bound(count, snr):
         error = (c.decode(coded) - x).square().mean()
         above.append(8 * len(coded.payload) / count - 0.5 * math.log2(float(x.var() / error)))
     assert sum(above) / 3 <= (0.30 if count >= 4096 else 0.40), above
+
+
+def padded(words=5, tokens=16, d=192):
+    """Two rows of text embeddings [2, T, d]: an empty prompt, and `words` tokens of their own before the padding."""
+    g = torch.Generator().manual_seed(3)
+    pad, first = torch.randn(2, d, generator=g), torch.randn(d, generator=g)
+    x = pad[:, None] + 0.02 * torch.randn(2, tokens, d, generator=g)
+    x[1, 1 : 1 + words] = torch.randn(words, d, generator=g)
+    x[:, 0] = first
+    return x
+
+
+def test_padding_costs_little_beside_its_neighbours():
+    """The same error, less than half the bytes; without likeness it costs hardly more than without prediction."""
+    for x, share in ((padded(), 0.5), (torch.randn(1, 16, 8, 8), 1.03), (torch.randn(2, 20, 64), 1.06)):
+        sizes, errors = [], []
+        for spec in ("uniform:snr=30+ans", "uniform:snr=30+near+ans"):
+            coded = lk.codec(spec).encode(x)
+            sizes.append(len(coded.payload))
+            errors.append(float((lk.codec(spec).decode(coded) - x).square().mean()))
+        assert sizes[1] < share * sizes[0] and errors[1] < 1.1 * errors[0]
+
+
+def test_errors_of_neighbours_do_not_add_up():
+    x = torch.linspace(0, 1, 200)[:, None].repeat(1, 32) + 1e-3 * torch.randn(200, 32)
+    c = lk.codec("uniform:step=0.05+near+ans")
+    assert (c.decode(c.encode(x[None])) - x).abs().max() <= 0.026
+
+
+def near_payload(codes, *parts):
+    """A payload of `uniform:step=1+near` over one-byte numbers: how each token is predicted, then the numbers."""
+    body = b"".join(bytes([len(part)]) + part for part in (b"\xff" + b"\x01" + bytes(codes), *parts))
+    return bytes([len(body)]) + body
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (near_payload([1, 0], b"\1abcd"), "not there"),  # the first token has none before it
+        (near_payload([0, 2], b"\1abcd"), "not there"),  # one batch entry has none above it
+        (near_payload([0, 21], b"\1ab", b"\1cd"), "no known way"),
+        (near_payload([0, 255], b"\1ab", b"\1cd"), "no known way"),
+        (near_payload([0, 3], b"\1ab"), "inside a number"),
+        (near_payload([0, 0], b"\1ab"), "2 bytes of numbers, 4 were expected"),
+        (near_payload([0, 0], b"\1abcd", b"\1"), "follow the last number"),
+    ],
+)
+def test_a_prediction_from_nowhere_is_refused(payload, said):
+    with pytest.raises(CodecError, match=said):
+        lk.codec("uniform:step=1+near").decode(Encoded("uniform:step=1+near", (1, 2, 2), payload))
+    right = near_payload([0, 1], b"\1\1\2\0\3")
+    assert lk.codec("uniform:step=1+near").decode(Encoded("uniform:step=1+near", (1, 2, 2), right)).tolist() == [
+        [[1.0, 2.0], [1.0, 5.0]]
+    ]
+
+
+def test_tokens_that_are_predicted_one_by_one_are_not_too_many():
+    spec, shape = "uniform:step=1+near+ans", (1, (1 << 16) + 1, 1)
+    with pytest.raises(CodecError, match="at most 65,536 tokens"):
+        lk.codec(spec).encode(torch.zeros(shape))
+    with pytest.raises(CodecError, match="at most 65,536 tokens"):
+        lk.codec(spec).decode(Encoded(spec, shape, b"\x01\x00"))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

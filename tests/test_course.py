@@ -145,6 +145,15 @@ def test_errors_of_the_learners_own_class_are_quoted(register):
     assert result.message == "your code raised ValueError: my mistake" and result.hint == ""
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_errors_of_one_of_several_functions_are_quoted(register, kind):
+    def wrong(x):
+        raise ValueError("my mistake")
+
+    register(lambda pair: pair[1](2) == 4)
+    assert checks.check("99.1", kind([abs, wrong])).message == "your code raised ValueError: my mistake"
+
+
 def test_a_missing_return_and_a_wrong_signature_are_named(register):
     register(lambda f: checks.call(f, 2, torch.zeros(2, 3)) == 4)
 

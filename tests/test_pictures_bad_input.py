@@ -16,6 +16,7 @@ from typing import NamedTuple
 import diffusers
 import pytest
 import torch
+import zstandard
 
 import lsplit_kit as lk
 from lsplit_kit import errors as e
@@ -37,6 +38,7 @@ from lsplit_kit.wire.message import Open, PictureStep, Step
 torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore::FutureWarning")]
 TOKEN, SECONDS = bytes(range(32)), 5.0
+ANS, NEAR = "uniform:step=1+ans", "uniform:step=1+near+ans"
 NAN = float("nan")
 
 
@@ -168,6 +170,15 @@ FROM_PEOPLE = [
     Row("a list of latents", drawing(name="toy-zimage"), e.UnsupportedModel),
     Row("split twice", lambda world: lk.split(lk.split(whole())), e.UnsupportedModel),
     Row("unknown codec", cut(codec="jpeg"), e.CodecError),
+    Row("an unknown name of settings", cut(codec="auto:picture"), e.CodecError),
+    Row("a name of settings and more", cut(codec="auto:image+ans"), e.CodecError),
+    Row("no name of settings", cut(codec=("auto", "fp32")), e.CodecError),
+    Row("settings for another cut", cut(at="blocks", head=1, tail=1, codec="auto:image"), e.CodecError),
+    Row("settings for pictures on a language model", lambda w: lk.split("toy-llama", codec="auto:image"), e.CodecError),
+    Row("a pair of codecs as one", lambda w: lk.codec("auto:image"), e.CodecError),
+    Row(
+        "a name of settings on the wire", lambda w: w.link().open(Open("lockstep", "auto:image", "fp32")), e.CodecError
+    ),
     Row("a body that is no address", cut(body="cloud"), e.UnsupportedOption),
     Row("stochastic scheduler in lockstep", cut("toy-lcm", mode="lockstep"), e.UnsupportedOption),
     Row("stochastic scheduler swapped in later", stochastic, e.UnsupportedOption),
@@ -266,6 +277,10 @@ def going_on(start, at=True):
     return lambda: (start, *packed(tree_of(**more), LATENT))
 
 
+def with_time(start, at):
+    return lambda: (start, *packed(tree_of(at=at), LATENT))
+
+
 def with_tree(how=(), **more):
     return lambda: (0, *packed(tree_of(**more), how))
 
@@ -293,6 +308,31 @@ def raw(form, payload=b""):
 def entry(*fields, payload=b"", path="sample"):
     """A call of one argument, whose tensor is described by these fields."""
     return raw([{"d": {"call": {"d": {path: {"#": 0}}}}}, [list(fields)]], payload)
+
+
+def squeezed(form, **how):
+    """A form compressed by zstandard."""
+    form = form if isinstance(form, bytes) else json.dumps(form).encode()
+    return zstandard.ZstdCompressor(**how).compress(form)
+
+
+def asking_up(spec, *calls):
+    """Open a session whose codec up is `spec`, and send calls one after the other; only the last is bad."""
+
+    def act(world):
+        with world.link() as link:
+            session = link.open(Open("per_step", spec, "fp32"))
+            for number, make in enumerate(calls, 1):
+                start, form, payload = make()
+                link.step(session, PictureStep(number, start, form, payload))
+
+    return act
+
+
+def alike(spec, *shapes):
+    """Tensors whose values are all one: however large, a range coder writes each in a few bytes."""
+    payload = codec(spec).encode(torch.ones(4)).payload
+    return raw([{}, [["up", "", "float32", list(shape)] for shape in shapes]], payload * len(shapes))
 
 
 def changed_payload(change):
@@ -361,6 +401,42 @@ FROM_CLIENTS = [
     Row("an integer of 5000 digits", asking(raw(b"[" + b"9" * 5000 + b",[]]")), e.FrameError),
     Row("a tensor index too high", asking(raw([{"d": {"call": {"d": {"sample": {"#": 3}}}}}, []])), e.FrameError),
     Row("a negative tensor index", asking(raw([{"d": {"call": {"d": {"sample": {"#": -1}}}}}, []])), e.FrameError),
+    Row("a compressed form of a gigabyte", asking(raw(squeezed(b" " * (1 << 20)))), e.LimitExceeded),
+    Row(
+        "a compressed form that hides its size",
+        asking(
+            raw(
+                squeezed(
+                    b" " * (1 << 20),
+                    compression_params=zstandard.ZstdCompressionParameters(write_content_size=0, window_log=20),
+                )
+            )
+        ),
+        e.FrameError,
+    ),
+    Row("a compressed form cut short", asking(raw(squeezed([{}, []])[:-3])), e.FrameError),
+    Row("a compressed form of nothing but its name", asking(raw(b"\x28\xb5\x2f\xfd")), e.FrameError),
+    Row("a compressed form that is no JSON", asking(raw(squeezed(b"\xff{"))), e.FrameError),
+    Row("a form compressed twice", asking(raw(squeezed(squeezed([{}, []])))), e.FrameError),
+    Row("a form compressed with another's dictionary", asking(raw(b"\x28\xb5\x2f\xfd\x23\1\2\3\4\0")), e.FrameError),
+    Row("whole numbers that are floats", asking(entry("whole", "float32", [1], payload=b"\1")), e.FrameError),
+    Row("whole numbers by the million", asking(entry("whole", "int64", [1 << 20], payload=b"\1")), e.FrameError),
+    Row("a whole number cut short", asking(entry("whole", "int64", [2], payload=b"\1\x80")), e.CodecError),
+    Row("a whole number without an end", asking(entry("whole", "int64", [1], payload=b"\xff" * 9)), e.CodecError),
+    Row("a number of 2 to the 31", asking(entry("whole", "int32", [1], payload=b"\x80\x80\x80\x80\x08")), e.FrameError),
+    Row("kept, and nothing else", asking(entry("keep")), e.FrameError),
+    Row("kept twice over", asking(entry("keep", "keep", "raw", "uint8", [1], payload=b"0")), e.FrameError),
+    Row("kept by handle", asking(entry("keep", "had", "uint8", [1])), e.FrameError),
+    Row("a shape kept", asking(entry("keep", "zero", "float32", [1 << 20])), e.FrameError),
+    Row("a latent kept", asking(entry("keep", "latent", 2, True, "float32", [1])), e.FrameError),
+    Row("kept under a number", asking(entry("keep", 7, "float32", [1])), e.FrameError),
+    Row("kept under a list", asking(entry("keep", ["raw"], "uint8", [1], payload=b"0")), e.FrameError),
+    Row("65 kept tensors", asking(raw([{}, [["keep", "raw", "uint8", [1]]] * 64], bytes(64))), e.LsplitError),
+    Row(
+        "no layout of a kept one", asking(entry("keep", "up", "31", "float32", [1, 1], payload=b"\0" * 4)), e.FrameError
+    ),
+    Row("a hundred thousand tokens in a few bytes", asking_up(NEAR, alike(NEAR, (1, 1 << 17, 2))), e.CodecError),
+    Row("three tensors of millions in a few bytes", asking_up(ANS, alike(ANS, *[(1 << 24,)] * 3)), e.LimitExceeded),
     Row("65 tensors", asking(raw([{}, [["zero", "float32", [1]]] * 65])), e.LimitExceeded),
     Row("entries that are a dict", asking(raw([{}, {}])), e.FrameError),
     Row("a tensor of no known kind", asking(entry("file", "float32", [1])), e.FrameError),
@@ -426,7 +502,9 @@ FROM_CLIENTS = [
     Row("a latent in per_step", asking(going_on(0)), e.CacheMiss),
     Row("start out of order", lockstep(begin(), going_on(2)), e.CacheMiss),
     Row("start backwards", lockstep(begin(5), going_on(4)), e.CacheMiss),
-    Row("a step without its time", lockstep(begin(), going_on(1, at=False)), e.LsplitError),
+    Row("a step whose time is a word", lockstep(begin(), with_time(1, "soon")), e.LsplitError),
+    Row("a step whose time is none of the run", lockstep(begin(), with_time(1, torch.tensor(-7))), e.LsplitError),
+    Row("a step and none before it", lockstep(begin(), going_on(0), going_on(2)), e.CacheMiss),
     Row(
         "a latent that is text", lockstep(lambda: (0, *packed(tree_of(sync=state(), latent="x"), LATENT))), e.FrameError
     ),
@@ -634,6 +712,17 @@ def body_and_session(mode="per_step", **info):
     body = load_picture_body("toy-sd")
     body.info = body.info._replace(**info)
     return body, body.open(Open(mode, "fp32", "fp32"))
+
+
+def test_what_is_kept_is_bounded_by_its_values_and_not_by_its_bytes():
+    """Tensors that take a few bytes to send may not fill the host, in one call or over many."""
+    body = load_picture_body("toy-sd")
+    session = body.open(Open("per_step", ANS, "fp32"))
+    body.sessions[session].forms.kept = [torch.zeros(()).expand(1 << 24), torch.zeros(()).expand((1 << 24) - 8)]
+    with pytest.raises(e.LimitExceeded, match="33,554,432 values"):
+        body.step(session, PictureStep(1, *alike(ANS, (9,))()))
+    with pytest.raises(e.FrameError, match="not readable"):  # as many as there may be: only the tree is wrong
+        body.step(session, PictureStep(2, *alike(ANS, (8,))()))
 
 
 def test_what_a_failed_call_kept_is_forgotten():

@@ -5,6 +5,8 @@ toy-sd: latents of 4 x 16 x 16 fp32 values, 4096 bytes; guidance doubles them, s
 
 from __future__ import annotations
 
+import copy
+import json
 import threading
 import warnings
 from functools import cache
@@ -17,13 +19,17 @@ import torch
 import lsplit_kit as lk
 from lsplit_kit import errors as e
 from lsplit_kit.models.pictures import load_picture_body
+from lsplit_kit.models.toy_pipes import toy_pipe_call
+from lsplit_kit.quantization.auto import AUTO, About
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
+from lsplit_kit.split.form import Packer
+from lsplit_kit.split.trajectory import Trajectory, state_of, watch
 
 torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::FutureWarning")]
-LATENT, TIMESTEP, STEPS = 4 * 16 * 16 * 4, 8, 4
+LATENT, TIMESTEP, STEPS = 4 * 16 * 16 * 4, (8, 2), 4
 PROMPT, SEED = "a red apple", 1234567
 
 
@@ -151,7 +157,8 @@ def test_bytes_are_the_formulas(mode, guidance, down):
     noise = ledger[ledger.name == "out"]
     each = {"fp32": LATENT * halves, "int8": LATENT // 4 * halves + 8, "int4": LATENT // 8 * halves + 8}[down]
     assert len(noise) == STEPS and (noise.payload == each).all() and (noise.tensor == LATENT * halves).all()
-    assert (ledger[ledger.name == "timestep"].payload == TIMESTEP).all()
+    times = ledger[ledger.name == "timestep"]
+    assert len(times) == STEPS and (times.tensor == TIMESTEP[0]).all() and (times.payload <= TIMESTEP[1]).all()
 
 
 def test_int8_downlink_is_a_quarter_of_fp32_and_eight_bytes():
@@ -167,6 +174,34 @@ def test_a_later_call_costs_little_beside_its_tensors(mode):
     calls = ledger[(ledger.kind == "step") & (ledger.step >= 3)].groupby(["direction", "step"])[["payload", "frame"]]
     sums = calls.sum()
     assert len(sums) == 2 * (STEPS - 2) and ((sums.frame - sums.payload) < 200).all(), sums
+
+
+def test_a_first_call_costs_little_beside_its_tensors():
+    """Names, shapes and the scheduler are text: compressed, and only what its class has otherwise."""
+    _, ledger = tapped(lockstep())
+    sums = ledger[(ledger.kind == "step") & (ledger.direction == "up")].groupby("step")[["payload", "frame"]].sum()
+    assert ((sums.frame - sums.payload).loc[[1, 2]] < [450, 220]).all(), sums
+    assert steps_of(ledger, "at") == []  # the step is made at the time of the last call
+
+
+def test_a_time_that_is_not_the_last_calls_crosses():
+    """SD3 gives its transformer one time for each row, and its scheduler one time."""
+    pipe = lk.split(lk.load("toy-sd3"), mode="lockstep", body="loopback")
+    with lk.tap(pipe) as wire:
+        draw(pipe, **toy_pipe_call("toy-sd3"))
+    assert steps_of(wire.ledger(), "at") == list(range(2, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+)
+def test_a_state_says_what_its_class_has_otherwise_and_no_more(name):
+    scheduler = watch(getattr(diffusers, name)(beta_start=0.002, steps_offset=1))
+    scheduler.set_timesteps(STEPS)
+    state = state_of(scheduler)
+    assert state["config"] == {"beta_start": 0.002, "steps_offset": 1}
+    made = Trajectory(state, torch.zeros(1, 4, 2, 2)).scheduler
+    assert dict(made.config) == dict(scheduler.config) and torch.equal(made.timesteps, scheduler.timesteps)
 
 
 # -- what a host cannot follow ---------------------------------------------------------------------
@@ -452,3 +487,222 @@ def test_prediction_goes_down_and_for_pictures_only(body):
     ):
         with pytest.raises(e.CodecError, match="(?i)predict"):
             make()
+
+
+# -- a lossy codec up ------------------------------------------------------------------------------
+
+UP = "uniform:snr=20+near+ans"
+
+
+def next_of(pipe):
+    """The latent that the host will make of its own, before the call that makes it does anything else."""
+    run = copy.deepcopy(session_of(pipe).run)
+    run.advance(None)
+    return run.latent
+
+
+def in_step(pipe, **call):
+    """Draw, and at the end of every step compare what the pipeline made with what the host will make."""
+    found = []
+
+    def note(p, step, t, kwargs):
+        if p.scheduler.steps:  # some schedulers step twice at a time and call back once
+            found.append(torch.equal(p.scheduler.made, next_of(p)))
+        return {}
+
+    image = draw(pipe, callback_on_step_end=note, **call)
+    assert found and all(found), found
+    return image
+
+
+@pytest.mark.parametrize("guidance", ["host", "local"])
+@pytest.mark.parametrize("up", ["int8", UP])
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+     "HeunDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler", "LMSDiscreteScheduler",
+     "DEISMultistepScheduler"],
+)  # fmt: skip
+def test_a_rounded_start_is_the_same_on_both_sides(scheduler, up, guidance):
+    """The local side goes on from the latent that the host has, whatever the scheduler remembers of it."""
+    pipe = lockstep(codec=(up, "int8"), guidance=guidance, body=None)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+    in_step(pipe)
+
+
+def inpaint(**call):
+    """(pipeline with four channels, call): its latents are put back around the mask after every step."""
+    image, mask = torch.linspace(0, 1, 3 * 128 * 128).reshape(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)
+    mask[..., :64] = 1
+    pipe = diffusers.AutoPipelineForInpainting.from_pipe(whole())
+    return pipe, dict(image=image, mask_image=mask, height=128, width=128, strength=1.0) | call
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_a_latent_that_goes_up_again_is_the_same_on_both_sides(scheduler):
+    for whole_pipe, call in (inpaint(), inpaint(strength=0.6)):
+        pipe = lk.split(whole_pipe, mode="lockstep", codec=(UP, "int8"))
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+        with lk.tap(pipe) as wire:
+            in_step(pipe, **call)
+        ledger = wire.ledger()
+        assert set(ledger[ledger.name == "latent"].codec) == {UP} and len(steps_of(ledger, "latent")) > 1
+
+
+def test_image_to_image_begins_at_the_same_latent():
+    pipe = lk.split(diffusers.AutoPipelineForImage2Image.from_pipe(whole()), mode="lockstep", codec=(UP, "int8"))
+    in_step(pipe, image=torch.linspace(0, 1, 3 * 128 * 128).reshape(1, 3, 128, 128), strength=0.6)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_latent_edited_by_a_callback_is_the_same_on_both_sides(step):
+    pipe, found = lockstep(codec=(UP, "int8"), body=None), []
+
+    def note(p, number, t, kwargs):
+        found.append(torch.equal(p.scheduler.made, next_of(p)))
+        return edit(p, kwargs) if number == step else {}
+
+    _, ledger = tapped(pipe, callback_on_step_end=note)
+    assert all(found) and len(found) == STEPS and steps_of(ledger, "latent") == [1, step + 2]
+
+
+def test_a_latent_that_was_given_stays_as_it_was():
+    given = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
+    kept = given.clone()
+    draw(lockstep(codec=(UP, "fp32")), latents=given)
+    assert torch.equal(given, kept)
+
+
+def test_a_step_from_another_latent_is_not_the_hosts():
+    """Then nothing is known of what the host has, and its state goes up again."""
+    scheduler = watch(copy.deepcopy(whole().scheduler))
+    scheduler.set_timesteps(STEPS)
+    ours, theirs, noise = (torch.full((1, 4, 2, 2), n) for n in (1.0, 2.0, 0.5))
+    want = {}
+    for sample in (ours, theirs, noise):
+        want[float(sample.mean())] = scheduler.step(noise, scheduler.timesteps[0], sample)[0]
+    scheduler.theirs = (ours, theirs)
+    assert torch.equal(scheduler.step(noise, scheduler.timesteps[0], ours)[0], want[2.0])
+    assert torch.equal(scheduler.made, want[2.0]) and scheduler.theirs is None
+    scheduler.theirs = (ours, theirs)
+    assert torch.equal(scheduler.step(noise, scheduler.timesteps[0], noise)[0], want[0.5]) and scheduler.made is None
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("lose", [evict, forget_the_run, new_epoch])
+def test_a_lost_session_does_not_round_a_latent_twice(lose, scheduler, step):
+    """Both sides had it exactly, so it goes up exactly: the picture is the one of a host that forgot nothing."""
+    images = []
+    for call in ({}, dict(callback_on_step_end=at_step(step, lose))):
+        pipe = lockstep(codec=(UP, "int8"))
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(whole().scheduler.config)
+        image, ledger = tapped(pipe, **call)
+        images.append(image)
+    again = ledger[(ledger.kind == "replay") & (ledger.direction == "up")]
+    assert torch.equal(*images) and dict(zip(again.name, again.codec, strict=True))["latent"] == "raw:float32"
+
+
+def test_a_second_call_before_the_step_does_not_send_the_latent_again():
+    """Pipelines that guide without a batch of two call their denoiser twice."""
+    pipe = lockstep(codec=(UP, "int8"))
+    own = pipe.unet.forward
+    pipe.unet.forward = lambda *args, **kwargs: (own(*args, **kwargs), own(*args, **kwargs))[1]
+    with lk.tap(pipe) as wire:
+        in_step(pipe)
+    ledger = wire.ledger()
+    assert len(steps_of(ledger, "out", "down")) == 2 * STEPS and steps_of(ledger, "latent") == [1]
+
+
+# -- what goes through the codec up ----------------------------------------------------------------
+
+THROUGH = {
+    "toy-sd": {"encoder_hidden_states"},
+    "toy-sdxl": {"encoder_hidden_states", "added_cond_kwargs.text_embeds"},
+    "toy-sd3": {"encoder_hidden_states", "pooled_projections"},
+    "toy-flux": {"encoder_hidden_states", "pooled_projections"},
+    "toy-pixart": {"encoder_hidden_states"},
+}
+
+
+@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+@pytest.mark.parametrize("name", THROUGH)
+def test_embeddings_and_latents_are_rounded_and_nothing_else_is(name, mode):
+    """Not a time step, an id, a mask or a scheduler's state; without loss, embeddings cross as they are."""
+    for up in (UP, "fp32"):
+        pipe = lk.split(whole(name), mode=mode, codec=(up, "fp32"), body="loopback")
+        with lk.tap(pipe) as wire:
+            draw(pipe, **toy_pipe_call(name))
+        ledger = wire.ledger()
+        sent = ledger[(ledger.direction == "up") & (ledger.step > 0) & (ledger.name != "")]
+        latent = {"sample", "hidden_states", "latent"}
+        assert set(sent[sent.codec == up].name) - latent == (THROUGH[name] if up == UP else set())
+        assert set(sent.name) & latent and all(steps_of(sent, n) == [1] for n in THROUGH[name])
+        others = sent[~sent.name.isin(THROUGH[name] | latent)]
+        assert len(others) and others.codec.str.match("(raw|whole):").all()
+
+
+def test_a_host_keeps_the_embedding_that_crossed():
+    pipe, kept = lockstep(codec=(UP, "fp32")), []
+    with lk.tap(pipe) as wire:
+        draw(pipe, callback_on_step_end=lambda p, i, t, k: kept.append(session_of(p).forms.kept[0]) or {})
+    crossed = next(c for c in wire.crossings if c.name == "encoder_hidden_states")
+    theirs = lk.codec(UP).decode(
+        lk.codec(UP).encode(torch.zeros(1))._replace(shape=crossed.shape, payload=crossed.data)
+    )
+    assert all(torch.equal(tensor, theirs) for tensor in kept) and crossed.payload < crossed.tensor / 4
+
+
+def test_the_same_tensor_as_embedding_and_as_something_else_has_two_handles():
+    """A handle names what the host has, and that is not the same for both."""
+    x = torch.randn(2, 40)
+    tree = {"call": {"pooled_projections": x, "cross_attention_kwargs": {"scale": x}}}
+    packer = Packer(lk.codec(UP))
+    sent = [[s.encoded.spec for s in packer.pack(tree, {})[1]] for _ in range(2)]
+    assert sent == [[UP, "raw:float32"], []] and json.loads(packer.last)[1] == [["had", 0], ["had", 1]]
+
+
+# -- a name for the best settings ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "guided"),
+    [
+        (dict(mode="lockstep"), "host"), (dict(mode="lockstep", guidance="local"), "local"),
+        (dict(mode="per_step"), "local"), (dict(mode="per_step", guidance="host"), "host"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_auto_image_is_resolved_before_anything_else_sees_it(how, guided):
+    """Where guidance is local its error is multiplied, so what comes down before it is finer."""
+    up, down = AUTO["auto:image"](About("image", guidance=guided))
+    pipe = lk.split(whole(), codec="auto:image", body="loopback", **how)
+    with lk.tap(pipe) as wire:
+        draw(pipe)
+    ledger = wire.ledger()
+    assert "auto" not in repr(pipe) and up in repr(pipe) and down in repr(pipe)
+    assert set(ledger[ledger.name == "out"].codec) == {down} and up in set(ledger.codec)
+    fine, coarse = (
+        float(AUTO["auto:image"](About("image", guidance=g))[1].split("=")[1].split("+")[0]) for g in ("local", "host")
+    )
+    assert fine < coarse / 3
+
+
+def test_half_of_a_name_may_be_asked_for():
+    up, down = AUTO["auto:image"](About("image", guidance="host"))
+    for codec, specs in ((("fp32", "auto:image"), ("fp32", down)), (("auto:image", "int8"), (up, "int8"))):
+        pipe = lockstep(codec=codec)
+        assert (pipe.remote.up.spec, pipe.remote.down.spec) == specs
+
+
+def test_auto_image_is_near_and_small_where_it_was_measured():
+    """One prompt of `benchmarks/rate_distortion.py`, which has fifty: a tenth of the bytes, and hardly a difference."""
+    apple, frames, images = lk.load("emoji-ldm"), [], []
+    apple.set_progress_bar_config(disable=True)
+    for codec in ("fp32", "auto:image"):
+        pipe = lk.split(apple, mode="lockstep", body="loopback", codec=codec)
+        with lk.tap(pipe) as wire:
+            images.append(pipe(PROMPT, num_inference_steps=20, guidance_scale=3.0, output_type="np",
+                               generator=torch.Generator().manual_seed(0)).images[0])  # fmt: skip
+        frames.append(wire.totals().frame.sum())
+    assert frames[1] < 0.08 * frames[0] and 10 * np.log10(1 / np.square(images[0] - images[1]).mean()) > 42

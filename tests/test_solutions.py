@@ -4,15 +4,18 @@ import copy
 import json
 import re
 import runpy
+import struct
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import hadamard
 
 import lsplit_kit as lk
 from lsplit_kit.course import checks
+from lsplit_kit.quantization.stages import Hadamard
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -238,6 +241,191 @@ def asks_twice(denoise, wire, here, there, latent):
     return ours, theirs
 
 
+def of_04(name):
+    return solutions("04_quantization")[name]
+
+
+def encode(
+    numbers=None, low=None, high=None, steps=255, head="<fB", zero_of=lambda least, scale: round(-least / scale)
+):
+    """An encoder of 04.1 with one part of it done in another way."""
+
+    def wrong(values):
+        least = low(values) if low else min(float(values.min()), 0.0)
+        most = high(values) if high else max(float(values.max()), 0.0)
+        scale = (most - least) / steps or 1.0
+        zero = zero_of(least, scale)
+        made = (values / scale).round() + zero
+        made = numbers(values, scale, zero) if numbers else made.clamp(0, 255).to(torch.uint8)
+        return (struct.pack(head, scale, zero) if head else b"") + made.numpy().tobytes()
+
+    return wrong
+
+
+def rounded_once(values, scale, zero):
+    return (values / scale + zero).round().clamp(0, 255).to(torch.uint8)
+
+
+def cut_off(values, scale, zero):
+    return (values / scale + zero).clamp(0, 255).to(torch.uint8)
+
+
+def not_clamped(values, scale, zero):
+    return ((values / scale).round() + zero).to(torch.int64).to(torch.uint8)
+
+
+def no_zero_point(values, scale, zero):
+    return (values / scale).round().clamp(0, 255).to(torch.uint8)
+
+
+def four_bytes_each(values, scale, zero):
+    return (values / scale).round() + zero
+
+
+def smallest(values):
+    return float(values.min())
+
+
+def largest(values):
+    return float(values.max())
+
+
+def both_ways(sign):
+    return lambda values: sign * float(values.abs().max())
+
+
+def decode(values):
+    """A decoder of 04.1 that returns `values(numbers, scale, zero)`."""
+
+    def wrong(payload, shape):
+        scale, zero = struct.unpack("<fB", payload[:5])
+        return values(torch.frombuffer(bytearray(payload[5:]), dtype=torch.uint8), scale, zero).reshape(shape)
+
+    return wrong
+
+
+def tried(limits, pick):
+    """A best_limit of 04.2: which limits are tried, and what is made of their errors."""
+
+    def wrong(values, requantise):
+        each = limits(values)
+        return pick(each, torch.stack([(requantise(values, x) - values).square().mean() for x in each]))
+
+    return wrong
+
+
+def of_largest(values):
+    return values.abs().max() * torch.linspace(0.1, 1, 60)
+
+
+def of_positive(values):
+    return values.max() * torch.linspace(0.1, 1, 60)
+
+
+def above(size):
+    """An `outliers` of 04.3 with another measure of a channel's size."""
+    return lambda hidden: (size(hidden) > 6 * size(hidden).median()).nonzero().flatten()
+
+
+def times_the_mean_channel(hidden):
+    large = hidden.square().mean(0).sqrt()
+    return (large > 6 * large.mean()).nonzero().flatten()
+
+
+def rotate(rows, root=0.5):
+    """A `spread` of 04.4 that cuts blocks in another way, or divides by another power of their size."""
+
+    def wrong(hidden, size):
+        matrix = torch.tensor(hadamard(size), dtype=torch.float32)
+        return (rows(hidden, size) @ matrix / size**root).reshape(hidden.shape)
+
+    return wrong
+
+
+def the_kits_rotation(hidden, size):
+    turned = Hadamard(size).back(hidden.numpy().ravel(), b"", tuple(hidden.shape))
+    return torch.from_numpy(turned).reshape(hidden.shape)
+
+
+def turned(hidden, size):
+    matrix = torch.tensor(hadamard(size), dtype=torch.float32).flip(0)
+    return (hidden.reshape(-1, size) @ matrix / size**0.5).reshape(hidden.shape)
+
+
+def coded(step=None, bits=None, numbers=torch.round):
+    """An at_quality of 04.5 with another step, other whole numbers, or another count of bits."""
+
+    def wrong(values, snr):
+        size = step(values, snr) if step else of_04("at_quality")(values, snr)[1]
+        made = numbers(values / size)
+        return made, size, bits(made) if bits else entropy(made)
+
+    return wrong
+
+
+def entropy(numbers):
+    counts = torch.unique(numbers, return_counts=True)[1]
+    p = counts / counts.sum()
+    return -(p * p.log2()).sum()
+
+
+def other_types(values, snr):
+    numbers, step, bits = of_04("at_quality")(values, snr)
+    return [numbers.int(), step.numpy(), float(bits)]
+
+
+def with_empty_levels(numbers):
+    p = torch.histc(numbers, 201, -100, 100) / numbers.numel()
+    return -(p * p.log2()).sum()
+
+
+def open_loop(tensors, wire):
+    last = received = torch.zeros_like(tensors[0])
+    made = []
+    for x in tensors:
+        received = received + wire(x - last)
+        last = x
+        made.append(received)
+    return made
+
+
+def returns_the_originals(tensors, wire):
+    open_loop(tensors, wire)
+    return tensors
+
+
+def whole_tensors(tensors, wire):
+    return [wire(x) for x in tensors]
+
+
+def first_one_is_known(tensors, wire):
+    last = tensors[0]
+    made = [last := last + wire(x - last) for x in tensors[1:]]
+    return [tensors[0], *made]
+
+
+def starts_at_the_first(tensors, wire):
+    last = tensors[0]
+    return [last := last + wire(x - last) for x in tensors]
+
+
+def wires_twice(tensors, wire):
+    last, made = torch.zeros_like(tensors[0]), []
+    for x in tensors:
+        wire(x - last)
+        last = last + wire(x - last)
+        made.append(last)
+    return made
+
+
+def differences_only(tensors, wire):
+    last, made = torch.zeros_like(tensors[0]), []
+    for x in tensors:
+        made.append(wire(x - last))
+        last = last + made[-1]
+    return made
+
+
 # Exercise, answer, part of the message, the hint that belongs to it (0: none).
 WRONG = [
     ("00.1", 12, "more layers", 1),
@@ -338,6 +526,97 @@ WRONG = [
     ("03.7", lambda x, v, a: a * x - (1 - a) * v, "square roots", 2),
     ("03.7", lambda x, v, a: x - v, "not those of the clean latent", 2),
     ("03.7", lambda x, v, a: x[0], "shape (4, 8, 8)", 1),
+    ("04.1", encode(), "a pair of functions", 0),
+    ("04.1", (lambda values: values, of_04("decode")), "must return bytes, got Tensor", 0),
+    ("04.1", (encode(four_bytes_each), of_04("decode")), "each of them takes four", 2),
+    ("04.1", (encode(head=""), of_04("decode")), "scale and zero point are not among them", 2),
+    ("04.1", (encode(head="<fi"), of_04("decode")), "five and one a value were expected", 2),
+    ("04.1", (encode(steps=256), of_04("decode")), "not the distance of two levels", 1),
+    ("04.1", (encode(low=smallest, high=largest), of_04("decode")), "does the range hold 0", 1),
+    ("04.1", (encode(low=both_ways(-1), high=both_ways(1)), of_04("decode")), "not the distance", 1),
+    ("04.1", (encode(zero_of=lambda low, scale: round(low / scale)), of_04("decode")), "is its sign right?", 2),
+    ("04.1", (encode(zero_of=lambda low, scale: 128), of_04("decode")), "level 128 is not the one", 2),
+    ("04.1", (encode(zero_of=lambda low, scale: 0.5), of_04("decode")), "required argument is not an integer", 0),
+    ("04.1", (encode(not_clamped), of_04("decode")), "another level", 3),
+    ("04.1", (encode(cut_off), of_04("decode")), "is it rounded?", 2),
+    ("04.1", (encode(no_zero_point), of_04("decode")), "steps off", 2),
+    ("04.1", (encode(), decode(lambda n, s, z: s * (n - z))), "a difference below 0 became a byte", 4),
+    ("04.1", (encode(), decode(lambda n, s, z: s * n)), "not return what the levels stand for", 4),
+    ("04.1", (encode(), decode(lambda n, s, z: s * n.float() - z)), "not return what the levels stand for", 4),
+    ("04.1", (encode(), decode(lambda n, s, z: s * (n.float() - z) + 1e-6 * s)), "exactly 0", 4),
+    ("04.1", (encode(), lambda payload, shape: of_04("decode")(payload, (-1,))), "a tensor of shape (3, 40)", 1),
+    ("04.2", lambda values, requantise: values.abs().max(), "the whole range", 1),
+    ("04.2", lambda values, requantise: 3 * values.std(), "too little is clipped", 2),
+    ("04.2", lambda values, requantise: values.std(), "too much is clipped", 2),
+    ("04.2", lambda values, requantise: 0.9 * values.abs().max(), "too little is clipped", 2),
+    ("04.2", tried(of_positive, lambda limits, errors: limits[errors.argmin()]), "a limit is above 0", 1),
+    ("04.2", tried(of_largest, lambda limits, errors: errors.argmin()), "beyond the largest magnitude", 3),
+    ("04.2", tried(of_largest, lambda limits, errors: errors.min()), "too much is clipped", 2),
+    ("04.2", tried(of_largest, lambda limits, errors: limits), "one number, the limit", 0),
+    ("04.2", lambda values, requantise: float("nan"), "no place for a level", 0),
+    ("04.3", above(lambda hidden: hidden.square().mean(1).sqrt()), "no channel was found", 1),
+    ("04.3", above(lambda hidden: hidden.abs().amax(0)), "large in one token only", 2),
+    ("04.3", above(lambda hidden: hidden.std(0)), "nearly the same large value in every token is missing", 2),
+    ("04.3", above(lambda hidden: hidden.mean(0).abs()), "with both signs, is missing", 2),
+    ("04.3", times_the_mean_channel, "as the median one is missing", 3),
+    ("04.3", lambda hidden: (hidden.square().mean(0).sqrt() > 3.5).nonzero().flatten(), "not six times", 3),
+    ("04.3", lambda hidden: hidden.square().mean(0).sqrt() > 6, "True or False for each", 3),
+    ("04.3", lambda hidden: hidden.square().mean(0).sqrt(), "a list of channel numbers", 0),
+    ("04.3", lambda hidden: 17, "a list of channel numbers was expected, got int", 0),
+    ("04.3", lambda hidden: [17, 117], "numbered from 0 to 95", 3),
+    ("04.4", rotate(lambda hidden, size: hidden.reshape(-1, size), root=0), "larger as a whole", 2),
+    ("04.4", rotate(lambda hidden, size: hidden.reshape(-1, size), root=1), "smaller as a whole", 2),
+    ("04.4", rotate(lambda hidden, size: hidden.reshape(size, -1).T), "beyond its block", 1),
+    ("04.4", rotate(lambda hidden, size: hidden.reshape(-1, size).T), "your code raised RuntimeError", 0),
+    ("04.4", lambda hidden, size: hidden, "not spread evenly", 1),
+    ("04.4", turned, "rotated twice", 2),
+    (
+        "04.4",
+        lambda hidden, size: of_04("spread")(hidden, size).reshape(-1, size),
+        "the rotated tensor has the shape (20, 64)",
+        1,
+    ),
+    (
+        "04.4",
+        lambda hidden, size: hidden @ torch.tensor(hadamard(128), dtype=torch.float32) / 128**0.5,
+        "beyond its block",
+        1,
+    ),
+    (
+        "04.5",
+        coded(step=lambda v, snr: (v.square().mean() / 10 ** (snr / 10)) ** 0.5),
+        "the step is not large enough",
+        1,
+    ),
+    ("04.5", coded(step=lambda v, snr: 12 * v.square().mean() / 10 ** (snr / 10)), "the step is not", 1),
+    ("04.5", coded(step=lambda v, snr: (12 * v.square().mean()) ** 0.5 / 10 ** (snr / 10)), "not large enough", 1),
+    ("04.5", coded(step=lambda v, snr: (v.max() - v.min()) / 255), "not large enough", 1),
+    ("04.5", coded(step=lambda v, snr: (12 * v.abs().max() ** 2 / 10 ** (snr / 10)) ** 0.5), "not small enough", 1),
+    ("04.5", coded(numbers=torch.floor), "more than half a step", 2),
+    ("04.5", coded(numbers=lambda x: x), "numbers are whole numbers", 2),
+    ("04.5", coded(bits=lambda n: torch.tensor(len(n.unique()) * 1.0).log2()), "frequent number needs less", 3),
+    ("04.5", coded(bits=lambda n: 8), "bits above Shannon's line: a frequent", 3),
+    ("04.5", coded(bits=lambda n: entropy(n) * 0.6931472), "in nats", 3),
+    ("04.5", coded(bits=with_empty_levels), "bits is NaN", 3),
+    ("04.5", coded(bits=lambda n: 0.5 * torch.tensor(100.0).log2()), "no code is as short", 3),
+    ("04.5", coded(bits=lambda n: entropy(n) + 0.1), "not what an ideal code", 3),
+    ("04.5", lambda values, snr: of_04("at_quality")(values, snr)[2], "three things", 0),
+    ("04.5", coded(bits=lambda n: "few"), "one number each", 0),
+    ("04.6", open_loop, "drift: after the first step", 1),
+    ("04.6", returns_the_originals, "not the sum of what arrived", 2),
+    ("04.6", differences_only, "not the sum of what arrived", 2),
+    ("04.6", whole_tensors, "whole tensors crossed", 2),
+    ("04.6", first_one_is_known, "23 tensors crossed in 24 steps", 2),
+    ("04.6", starts_at_the_first, "the first tensor must cross", 3),
+    ("04.6", wires_twice, "48 tensors crossed in 24 steps", 2),
+    ("04.6", lambda tensors, wire: of_04("closed_loop")(tensors, wire)[-1], "a list of 24 tensors", 0),
+    ("04.7", lambda scale: abs(scale - 1) + scale, "the worst case", 2),
+    ("04.7", lambda scale: (scale - 1) ** 2 + scale**2, "its root was asked for", 2),
+    ("04.7", lambda scale: (1 + scale**2) ** 0.5, "counts as two errors", 1),
+    ("04.7", lambda scale: (1 + 2 * scale**2) ** 0.5, "counts as two errors", 1),
+    ("04.7", lambda scale: scale, "too small at scale 0", 1),
+    ("04.7", lambda scale: 1.0, "too small at scale 3", 1),
+    ("04.7", lambda scale: "3.6", "a number was expected, got str", 0),
 ]
 RIGHT = [
     ("01.2", lambda head, tail, layers: [head, layers - tail]),
@@ -351,6 +630,15 @@ RIGHT = [
     ("03.5", lambda up, steps, values: np.float32(of_03("saving")(up, steps, values))),
     ("03.6", lambda k, channels, side: list(of_03("crossing")(k, channels, side))),
     ("03.7", lambda x, v, a: x * a**0.5 - v * (1 - a) ** 0.5),
+    ("04.1", (encode(rounded_once), of_04("decode"))),
+    ("04.1", [lambda values: bytearray(of_04("encode")(values)), decode(lambda n, s, z: s * (n.int() - z))]),
+    ("04.2", tried(of_largest, lambda limits, errors: float(limits[errors.argmin()]))),
+    ("04.3", lambda hidden: set(of_04("outliers")(hidden).numpy())),
+    ("04.3", lambda hidden: of_04("outliers")(hidden).tolist()),
+    ("04.4", the_kits_rotation),
+    ("04.5", other_types),
+    ("04.6", lambda tensors, wire: tuple(of_04("closed_loop")(tensors, wire))),
+    ("04.7", lambda scale: np.hypot(scale, 1 - scale)),
 ]
 
 

@@ -76,7 +76,9 @@ def number(value: object) -> float | None:
 
 
 def own_code(answer: object) -> set[CodeType]:
-    """The code of a learner's function, or of all methods of a learner's class."""
+    """The code of a learner's function, of all functions in a tuple or list, or of all methods of a learner's class."""
+    if type(answer) in (tuple, list):
+        return {code for part in answer for code in own_code(part)}  # type: ignore[attr-defined]
     owner = answer if isinstance(answer, type) else type(answer)
     kin = [kind for kind in owner.__mro__ if kind.__module__ == owner.__module__]
     found = [*(part for kind in kin for part in vars(kind).values()), answer]

@@ -54,10 +54,15 @@ def enlarged(image: Any, side: int) -> Any:
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST if ratio >= 1 else Image.Resampling.LANCZOS)
 
 
-def png(image: Any, small: bool = False) -> bytes:
-    """The image as PNG bytes; `small` has one pixel for each unit, for pages that show every pixel."""
+def png(image: Any, small: bool = False, colours: int = 0) -> bytes:
+    """The image as PNG bytes; `small` has one pixel for each unit, for pages that show every pixel.
+
+    colours: how many are kept of a drawing that has few, which makes it much smaller; 0 keeps all.
+    """
     if small:
         image = image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.LANCZOS)
+    if colours:
+        image = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -124,7 +124,7 @@ def picture_html(seen: Seen) -> str:
     """Both pictures with captions, the chart and the table, in the page's own text colour."""
     words = compared(seen)
     names = (("Unsplit", seen.whole, seen.progress[0]), ("Split", seen.ours, seen.progress[1]))
-    pair = "".join(_figure(name, image, at, seen.choice.prompt if seen.choice else "") for name, image, at in names)
+    pair = "".join(figure_html(name, image, at, seen.choice.prompt if seen.choice else "") for name, image, at in names)
     said = f"<p class='lsplit-quality' style='margin:6px 0'>The split picture beside the unsplit one: {words}.</p>"
     below = "" if seen.table is None or seen.table.empty else picture_svg(seen.table) + bytes_html(seen)
     return (
@@ -133,14 +133,15 @@ def picture_html(seen: Seen) -> str:
     )
 
 
-def _figure(name: str, image: Image | None, progress: str, prompt: str) -> str:
-    size = f"width:{SIDE}px;height:{SIDE}px;max-width:100%;box-sizing:border-box"
+def figure_html(name: str, image: Image | None, progress: str, prompt: str, side: int = SIDE) -> str:
+    """One picture `side` units wide, or the place for it, with its caption and an alternative text."""
+    size = f"width:{side}px;height:{side}px;max-width:100%;box-sizing:border-box"
     if image is None:
         shown = f"<div style='{size};border:1px dashed currentColor'></div>"
     else:
         alt = escape(f'{name} picture of "{prompt}", {progress}', quote=True)
         data = base64.b64encode(_png(image)).decode("ascii")
-        size += ";display:block;object-fit:contain" + (";image-rendering:pixelated" if max(image.size) < SIDE else "")
+        size += ";display:block;object-fit:contain" + (";image-rendering:pixelated" if max(image.size) < side else "")
         shown = f"<img src='data:image/png;base64,{data}' alt='{alt}' style='{size}'>"
     caption = f"<figcaption style='margin-top:4px'><b>{name}</b>, {escape(progress)}</figcaption>"
     return f"<figure class='lsplit-{name.lower()}' style='margin:0'>{shown}{caption}</figure>"

@@ -38,6 +38,21 @@ def picture_quality(pictures: Mapping[str, Picture], reference: Picture) -> pd.D
     )
 
 
+def difference(picture: Picture, reference: Picture) -> tuple[Image, float]:
+    """(where two pictures differ, their largest difference, 0 to 1): the largest is drawn white, equality black.
+
+    Raises UnsupportedOption for sizes that differ.
+    """
+    from PIL import Image
+
+    a, b = as_array(picture), as_array(reference)
+    if a.shape != b.shape:
+        raise UnsupportedOption(f"The picture has the shape {a.shape}, its reference {b.shape}.")
+    apart = np.abs(a - b)
+    largest = float(apart.max())
+    return Image.fromarray(np.rint(255 * apart / (largest or 1.0)).astype(np.uint8)), largest
+
+
 def as_array(picture: Picture) -> np.ndarray:
     """A picture as float64 [H, W, 3], 0 to 1."""
     if isinstance(picture, torch.Tensor):

@@ -85,3 +85,13 @@ def lossless(dtype: torch.dtype) -> str:
         if cls.dtype is dtype:
             return name
     raise CodecError(f"No codec carries {dtype} without loss; load the model in float32, bfloat16 or float16.")
+
+
+def loses(spec: str, dtype: torch.dtype) -> bool:
+    """Whether a codec may change the values of a tensor of this number format."""
+    known = {
+        "fp32": (torch.float32, torch.float16, torch.bfloat16),
+        "fp16": (torch.float16,),
+        "bf16": (torch.bfloat16,),
+    }
+    return dtype not in known.get(spec, ())

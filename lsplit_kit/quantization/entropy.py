@@ -58,6 +58,10 @@ class Plain:
 
     def unpack(self, raw: bytes, count: int) -> np.ndarray:
         """bytes -> [n], in steps; raises CodecError when they are not `count` numbers."""
+        return self.whole(raw, count)
+
+    def whole(self, raw: bytes, count: int) -> np.ndarray:
+        """bytes -> the very numbers that were packed, float64 [n]; raises CodecError."""
         width = raw[0] if raw else 0
         if width not in WIDTHS:
             raise CodecError("The payload's numbers have no known width.")
@@ -127,11 +131,21 @@ class Ans:
 
     def unpack(self, raw: bytes, count: int) -> np.ndarray:
         """bytes -> [n], in steps: the mean of what a level stands for under the curve; raises CodecError."""
+        curve, found = self._read(raw, count)
+        return found if curve is None else model_of(curve)[2][found]
+
+    def whole(self, raw: bytes, count: int) -> np.ndarray:
+        """bytes -> the very numbers that were packed, float64 [n]; raises CodecError."""
+        curve, found = self._read(raw, count)
+        return found if curve is None else found + float(curve.low)
+
+    def _read(self, raw: bytes, count: int) -> tuple[Curve | None, np.ndarray]:
+        """(the curve, its levels [n]), or (None, the numbers themselves)."""
         if raw[:1] == b"\xff":
-            return Plain().unpack(raw[1:], count)
+            return None, Plain().unpack(raw[1:], count)
         curve, at = read_curve(raw)
         if curve.levels == 1 and at == len(raw):
-            return np.full(count, float(curve.low))
+            return None, np.full(count, float(curve.low))
         if (len(raw) - at) % 4:
             raise CodecError("The range-coded numbers are not whole words.")
         words = np.frombuffer(raw, np.uint8, offset=at).view("<u4").astype(np.uint32)
@@ -141,7 +155,7 @@ class Ans:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise CodecError("The range-coded numbers are not readable.") from None
-        return model_of(curve)[2][found]
+        return curve, found
 
 
 def read_curve(raw: bytes) -> tuple[Curve, int]:

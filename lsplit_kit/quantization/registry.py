@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CodecError, NonFiniteError
+from .auto import is_auto
 from .spec import Spec, parse
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _made(spec: str, given: Mapping[str, Calibration] | None = None) -> Codec:
     if spec in _PLAIN:  # whatever its name is made of
         return _FAMILIES[spec](Spec(spec, spec, {}, {}))
     parsed = parse(spec)._replace(given=given)
+    if is_auto(spec):
+        raise CodecError(f"{spec!r} names a pair of codecs for a model, not one codec; give it to split(codec=...).")
     if parsed.base not in _FAMILIES:
         raise CodecError(f"Unknown codec {spec!r}; known: {', '.join(known)}.")
     return _FAMILIES[parsed.base](parsed)

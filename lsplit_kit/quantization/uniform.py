@@ -25,6 +25,7 @@ USUAL = (
     "uniform:snr=20+ans",
     "uniform:step=0.1+ans",
     "uniform:step=0.1+delta+ans",
+    "uniform:snr=34+near+ans",
 )
 LARGEST = 2**30  # steps that a value may be away from zero
 
@@ -32,16 +33,20 @@ LARGEST = 2**30  # steps that a value may be away from zero
 @family("uniform")
 def _uniform(spec: Spec) -> Codec:
     from .delta import Delta
+    from .near import Near
 
-    spec.only(("step", "snr"), ("delta", "zstd", "ans"))
-    coders = [name for name in spec.stages if name != "delta"]
-    if len(spec.options) != 1 or len(coders) > 1 or any(spec.stages.values()):
+    spec.only(("step", "snr"), ("delta", "near", "zstd", "ans"))
+    guesses: dict[str, type[Uniform]] = {"delta": Delta, "near": Near}
+    guess = [guesses[name] for name in spec.stages if name in guesses]
+    coders = [name for name in spec.stages if name not in guesses]
+    if len(spec.options) != 1 or len(coders) > 1 or len(guess) > 1 or any(spec.stages.values()):
         raise CodecError(
-            f"Unknown codec {spec.text!r}: uniform takes step=... or snr=... (dB), and +zstd, +ans or neither."
+            f"Unknown codec {spec.text!r}: uniform takes step=... or snr=... (dB), +delta, +near or neither, and "
+            "+zstd, +ans or neither."
         )
     ((name, value),) = spec.options.items()
     knob = spec.number(name, value, 1e-6, 1e6) if name == "step" else spec.number(name, value, -10, 120)
-    return (Delta if "delta" in spec.stages else Uniform)(spec.text, name, knob, "".join(coders))
+    return (guess or [Uniform])[0](spec.text, name, knob, "".join(coders))
 
 
 class Uniform(Codec):
@@ -102,11 +107,14 @@ class Uniform(Codec):
 
     def read(self, payload: bytes, count: int) -> np.ndarray:
         """The values [n], float64; raises CodecError."""
+        step, at = self.step_at(payload)
+        return self.coder_of_numbers.unpack(payload[at:], count) * np.float64(step)
+
+    def step_at(self, payload: bytes) -> tuple[float, int]:
+        """(the step, where the numbers begin) of a whole payload; raises CodecError."""
         size, at = read_varint(payload, 0)
         if size != len(payload) - at:
             raise CodecError(f"{self.spec}: the payload says {size} bytes, {len(payload) - at} follow.")
-        step = self.given
-        if step is None:
-            step = float(crossed(payload[at : at + 2].ljust(2, b"\0"), 1, True)[0, 0])
-            at += 2
-        return self.coder_of_numbers.unpack(payload[at:], count) * np.float64(step)
+        if self.given is not None:
+            return self.given, at
+        return float(crossed(payload[at : at + 2].ljust(2, b"\0"), 1, True)[0, 0]), at + 2

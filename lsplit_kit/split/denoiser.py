@@ -49,7 +49,8 @@ class RemoteDenoiser(nn.Module):
     def restart(self) -> None:
         """A new run begins: nothing is known of the host's latent."""
         self._ours: Tensor | None = None  # the guided noise that both sides have since the last call
-        self._latent: Tensor | None = None  # and the latent of that call
+        self._latent: Tensor | None = None  # and the latent of that call, as the pipeline had it
+        self._time: Any = None  # and its time step
         self._start, self._lost = 0, False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -120,23 +121,35 @@ class RemoteDenoiser(nn.Module):
             )
         self._start += bool(watched.steps)
         here = watched.made if watched.steps else self._latent
+        last, self._time = self._time, call.get("timestep")
+        common = here is not None and torch.equal(here, latent)  # both sides have it, unless the host forgot
 
         def build(fresh: bool) -> Asked:
             tree: dict[str, Any] = {}
             if fresh or here is None:
                 tree |= {"sync": state_of(watched), "latent": latent}
             else:
-                tree |= {"at": torch.as_tensor(watched.at)} if watched.steps else {}
-                tree |= {} if torch.equal(here, latent) else {"latent": latent}
+                tree |= {"at": torch.as_tensor(watched.at)} if watched.steps and not _alike(watched.at, last) else {}
+                tree |= {} if common else {"latent": latent}
             tree |= {"guide": guide} if guide else {}
             tree |= {"beside": beside} if beside is not None else {}
-            how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled], "latent": ["up"]}
+            how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled]}
+            how |= {"latent": ["raw" if common and watched.steps else "up"]}  # what was rounded once is not again
             return self._start, {**tree, "call": call}, how
 
         noise = self.far.ask(build, sample.dtype, wanted)[0]
         self._ours = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+        theirs = self.far.theirs("latent", latent)
+        if not torch.equal(theirs, latent):
+            watched.theirs = (latent, theirs)
         self._latent, watched.steps = latent, 0
         return noise
+
+
+def _alike(at: Any, last: Any) -> bool:
+    """Whether the scheduler stepped at the time step of the last call."""
+    at = torch.as_tensor(at)
+    return isinstance(last, Tensor) and last.dtype == at.dtype and last.shape == at.shape and torch.equal(last, at)
 
 
 def _halves_equal(sample: Tensor) -> bool:

@@ -24,8 +24,9 @@ from ..quantization import Codec, codec
 from ..wire.link import Link, begin
 from ..wire.message import MODES, Exchange, Open, PictureStep, Sent
 from ..wire.tap import Where
-from .form import Packer, laid_out
+from .form import Packer
 from .picture_host import read_answer
+from .tensor_bytes import laid_out, layout_of
 
 Shape = tuple[int | None, ...]
 Asked = tuple[int, dict[str, Any], dict[str, list]]  # position in the run, tree of the call, how its tensors cross
@@ -44,6 +45,7 @@ class Far:
         self._shapes: list[list] = []
         self._coders: list[Codec] = []
         self._packer = Packer(self.up)
+        self._sent: list[Sent] = []
         if self.up.stateful:
             raise CodecError(f"{self.up.spec} predicts from step to step, which only what comes down can do.")
 
@@ -66,6 +68,11 @@ class Far:
                 self._session = None  # what the host kept of a refused call is not known: the next one begins anew
                 raise
         raise AssertionError("unreachable")
+
+    def theirs(self, name: str, ours: Tensor) -> Tensor:
+        """`ours` as the host has it, where the last call sent it under this name; else itself."""
+        encoded = next((s.encoded for s in self._sent if s.name == name and s.encoded.spec == self.up.spec), None)
+        return ours if encoded is None else laid_out(self.up.decode(encoded, ours.dtype), layout_of(ours))
 
     @property
     def asked(self) -> int:
@@ -90,6 +97,7 @@ class Far:
         self, start: int, tree: dict, how: dict, *, replay: bool, dtype: Any, wanted: Sequence[Shape]
     ) -> list[Tensor]:
         form, sent = self._packer.pack(tree, how)
+        self._sent = sent
         payload = b"".join(s.encoded.payload for s in sent)
         if len(form) + len(payload) > self.link.info.max_frame - 4096:
             raise LimitExceeded(

@@ -3,26 +3,33 @@
 A pipeline calls its denoiser many times with nearly the same arguments: the text embeddings never change, the time step
 always does. So the form is sent when it changes, a tensor that crossed before is named by its handle, and what is left
 are a few bytes and the latent. Handles are numbers within one session.
+
+Latents, hidden tensors and embeddings go through the session's codec. Time steps, ids, masks and a scheduler's state
+never do: they are few bytes, and a rounded time step is another one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FrameError, LimitExceeded
-from ..quantization import Codec, Encoded, check_finite
+from ..quantization import Codec, Encoded, loses
 from ..wire.message import Sent
+from .tensor_bytes import from_bytes, is_whole, laid_out, layout_of, to_bytes, whole_from_bytes, whole_to_bytes
 
 KEEP_FROM = 64  # bytes: a smaller tensor is sent again rather than remembered
 MAX_KEPT, MAX_CHANGES, MAX_TENSORS, MAX_VALUES, MAX_FORM, MAX_NESTED = 64, 3, 64, 1 << 24, 1 << 16, 8
+_EMBEDDING = re.compile(r"call\.(?:\w+\.)*(?:encoder_hidden_states|pooled_projections|\w+_embeds)\w*(?:\.\d+)*")
+_ONCE = ("call.", "beside")  # what may be worth remembering; a scheduler's state comes once anyway
+_ZSTD = b"\x28\xb5\x2f\xfd"  # how a compressed form begins; JSON begins otherwise
 _DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -42,15 +49,15 @@ class Packer:
     """The local side's memory of one session: what the host has kept, and the last form it was sent."""
 
     up: Codec
-    kept: list[tuple[str, Tensor]] = field(default_factory=list)
+    kept: list[tuple[str, str, Tensor]] = field(default_factory=list)  # path, how it crossed, what it was here
     last: bytes = b""
 
     def pack(self, tree: dict[str, Any], how: dict[str, list]) -> tuple[bytes, list[Sent]]:
         """(form, tensors) of one call; the form is empty when the host would read the same as last time.
 
         how: by a tensor's path ("call.sample"), ["up"] (through the codec), ["twice"] (both halves are equal, one goes
-        up), ["zero"] (only its shape crosses) or ["latent", repeat, scaled] (the host has it). Every other tensor
-        crosses as it is, once.
+        up), ["raw"] (as it is), ["zero"] (only its shape crosses) or ["latent", repeat, scaled] (the host has it).
+        Every other tensor crosses once: embeddings through the codec where that loses something, the rest as it is.
         """
         entries: list[list] = []
         sent: list[Sent] = []
@@ -73,29 +80,39 @@ class Packer:
         if form == self.last:
             return b"", sent
         self.last = b"" if any(e[0] == "keep" for e in entries) else form  # what was kept is named otherwise next time
-        return form, sent
+        return min(form, _squeezed(form), key=len), sent
 
     def _entry(self, path: str, value: Tensor, how: list, sent: list[Sent]) -> list:
         name = path.removeprefix("call.")
         kind, dtype, width = how[0], str(value.dtype).removeprefix("torch."), value.element_size()
         if kind in ("zero", "latent"):
             return [*how, dtype, list(value.shape)]
+        front: list[str] = []
+        if kind == "":
+            embedding = value.is_floating_point() and _EMBEDDING.fullmatch(path) and "mask" not in path
+            kind = "up" if embedding and loses(self.up.spec, value.dtype) else "whole" if is_whole(value) else "raw"
+            if value.nbytes > KEEP_FROM and path.startswith(_ONCE):
+                for number, (_, way, old) in enumerate(self.kept):
+                    alike = way == kind and old.dtype == value.dtype and old.shape == value.shape
+                    if alike and torch.equal(old, value):
+                        return ["had", number]
+                if self._worth_keeping(path, value):
+                    self.kept.append((path, kind, value.detach().clone()))
+                    front = ["keep"]
         if kind in ("up", "twice"):
             part = value[: len(value) // 2] if kind == "twice" else value
             encoded = self.up.encode(part)
             sent.append(Sent(name, encoded, part.numel() * width))
-            return [kind, layout_of(part), dtype, list(part.shape)]
-        raw = Encoded(f"raw:{dtype}", tuple(value.shape), to_bytes(value))
-        if len(raw.payload) > KEEP_FROM:
-            for number, (_, old) in enumerate(self.kept):
-                if old.dtype == value.dtype and old.shape == value.shape and torch.equal(old, value):
-                    return ["had", number]
-            changes = sum(where == path for where, _ in self.kept)
-            if changes < MAX_CHANGES and len(self.kept) < MAX_KEPT:  # what changes at every call is not worth keeping
-                self.kept.append((path, value.detach().clone()))
-                kind = "keep"
-        sent.append(Sent(name, raw, len(raw.payload)))
-        return [kind or "raw", dtype, list(value.shape)]
+            return [*front, kind, layout_of(part), dtype, list(part.shape)]
+        raw = whole_to_bytes(value) if kind == "whole" else to_bytes(value)
+        sent.append(Sent(name, Encoded(f"{kind}:{dtype}", tuple(value.shape), raw), value.nbytes))
+        return [*front, kind, dtype, list(value.shape)]
+
+    def _worth_keeping(self, path: str, value: Tensor) -> bool:
+        """Not what changes at every call, and no more than a host remembers."""
+        changes = sum(where == path for where, _, _ in self.kept)
+        values = value.numel() + sum(old.numel() for _, _, old in self.kept)
+        return changes < MAX_CHANGES and len(self.kept) < MAX_KEPT and values <= MAX_VALUES
 
 
 @dataclass
@@ -112,6 +129,8 @@ class Unpacker:
         if read is None:
             raise FrameError("The form of the last call does not say what this one brings.")
         tree, entries = read
+        if sum(map(_values, entries)) + sum(tensor.numel() for tensor in self.kept) > 2 * MAX_VALUES:
+            raise LimitExceeded(f"A call and what its session keeps have at most {2 * MAX_VALUES:,} values.")
         tensors: list[Any] = []
         kept, at = list(self.kept), 0
         for entry in entries:
@@ -130,6 +149,14 @@ class Unpacker:
             if len(entry) != 2 or type(entry[1]) is not int or not 0 <= entry[1] < len(kept):
                 raise FrameError("The form names a handle that this session does not have.")
             return kept[entry[1]], at
+        if kind == "keep":
+            if len(entry) < 2 or entry[1] not in ("up", "raw", "whole"):
+                raise FrameError("The form keeps a tensor of no known kind.")
+            if len(kept) >= MAX_KEPT:
+                raise LimitExceeded(f"A session keeps at most {MAX_KEPT} tensors.")
+            tensor, at = self._tensor(entry[1:], payload, at, kept)
+            kept.append(tensor)
+            return tensor, at
         dtype, shape = _dtype_and_shape(entry)
         if kind == "latent":
             if len(entry) != 5 or entry[1] not in (1, 2) or type(entry[2]) is not bool:
@@ -142,60 +169,12 @@ class Unpacker:
             part = self.up.decode(Encoded(self.up.spec, shape, payload[at : at + size]), dtype)
             part = laid_out(part, entry[1] if len(entry) == 4 else "")
             return (torch.cat([part, part]) if kind == "twice" else part), at + size
-        if kind not in ("raw", "keep"):
+        if kind == "whole":
+            return whole_from_bytes(payload, at, dtype, shape)
+        if kind != "raw":
             raise FrameError("The form has a tensor of no known kind.")
         size = math.prod(shape) * dtype.itemsize
-        tensor = from_bytes(payload[at : at + size], dtype, shape)
-        if kind == "keep":
-            if len(kept) >= MAX_KEPT:
-                raise LimitExceeded(f"A session keeps at most {MAX_KEPT} tensors.")
-            kept.append(tensor)
-        return tensor, at + size
-
-
-def to_bytes(value: Tensor) -> bytes:
-    """A tensor's bytes, row-major and little-endian; raises NonFiniteError."""
-    if value.is_floating_point():
-        check_finite(value, "a tensor to send")
-    flat = torch.empty(value.numel(), dtype=value.dtype).copy_(value.detach().flatten())  # whatever its strides were
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def from_bytes(raw: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The tensor of `to_bytes` in memory of its own; raises FrameError on a wrong count, NonFiniteError."""
-    size = math.prod(shape) * dtype.itemsize
-    if len(raw) != size:
-        raise FrameError(f"A tensor of shape {shape} needs {size} bytes, {len(raw)} are left.")
-    if dtype is torch.bool and raw.strip(b"\0\1"):
-        raise FrameError("A bool is 0 or 1.")
-    out = torch.empty(shape, dtype=dtype)
-    if size:
-        out.view(-1).view(torch.uint8).copy_(torch.from_numpy(np.frombuffer(raw, np.uint8).copy()))
-    if dtype.is_floating_point:
-        check_finite(out, "a received tensor")
-    return out
-
-
-def layout_of(tensor: Tensor) -> str:
-    """The order in which a tensor's dimensions lie in memory ("0231"), empty for row-major.
-
-    Kernels are chosen by it, and another kernel gives other last bits: it has to cross with the values.
-    """
-    if tensor.is_contiguous() or tensor.dim() < 2:
-        return ""
-    order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))
-    return "".join(map(str, order)) if tensor.permute(order).is_contiguous() else ""
-
-
-def laid_out(tensor: Tensor, order: object) -> Tensor:
-    """The same values in memory of that order; raises FrameError."""
-    if order == "":
-        return tensor
-    if type(order) is not str or sorted(order) != [str(d) for d in range(tensor.dim())]:
-        raise FrameError("A tensor's layout is an order of its dimensions.")
-    dims = [int(d) for d in order]
-    back = [dims.index(d) for d in range(len(dims))]
-    return tensor.permute(dims).contiguous().permute(back)
+        return from_bytes(payload[at : at + size], dtype, shape), at + size
 
 
 def leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
@@ -207,9 +186,29 @@ def leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
     return change(tree)
 
 
+def _squeezed(form: bytes) -> bytes:
+    """The form compressed by zstandard."""
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=9, write_checksum=False).compress(form)
+
+
+def _loosened(form: bytes) -> bytes:
+    """The form of `_squeezed`, after a look at the size that it declares: the library allocates whatever it says."""
+    import zstandard
+
+    try:
+        if zstandard.frame_content_size(form) > MAX_FORM:
+            raise LimitExceeded(f"A form has at most {MAX_FORM:,} bytes.")
+        return zstandard.ZstdDecompressor(max_window_size=MAX_FORM).decompress(form, max_output_size=MAX_FORM)
+    except zstandard.ZstdError:
+        raise FrameError("The form of this call is not readable.") from None
+
+
 def _read(form: bytes) -> tuple[object, list]:
     if len(form) > MAX_FORM:
         raise LimitExceeded(f"A form has at most {MAX_FORM:,} bytes.")
+    form = _loosened(form) if form.startswith(_ZSTD) else form
     try:
         tree, entries = json.loads(form)
     except (ValueError, TypeError, RecursionError):
@@ -229,6 +228,13 @@ def _dtype_and_shape(entry: list) -> tuple[torch.dtype, tuple[int, ...]]:
     if not whole or math.prod(max(n, 1) for n in shape) > MAX_VALUES:  # a 0 must not hide the others
         raise LimitExceeded(f"A tensor has at most {MAX_VALUES:,} values.")
     return _DTYPES[dtype], tuple(shape)
+
+
+def _values(entry: list) -> int:
+    """How many values a tensor of the form makes in memory: a coded one may take a thousandth of that to send."""
+    if entry[0] in ("had", "zero", "latent"):
+        return 0
+    return math.prod(_dtype_and_shape(entry)[1]) * (2 if entry[0] == "twice" else 1)
 
 
 def _build(node: object, tensors: list, depth: int = 0) -> Any:

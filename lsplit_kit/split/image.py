@@ -47,7 +47,7 @@ class SplitPipeline(Card):
             if not isinstance(self.scheduler, Watched):  # somebody's own, which stays as it is
                 self.scheduler = watch(copy.deepcopy(self.scheduler))
             watched = self.scheduler
-            watched.raw = watched.scaled = watched.taken = watched.made = None
+            watched.raw = watched.scaled = watched.taken = watched.made = watched.theirs = None
             watched.steps = 0
         if isinstance(denoiser, RemoteDenoiser):
             denoiser.restart()
@@ -64,8 +64,7 @@ class SplitPipeline(Card):
     def plain_guidance(self) -> float | None:
         """The guidance scale of the picture under way, where the host can apply it just as the pipeline does."""
         asked = getattr(self, "_asked", {})
-        plain = any(cls.__name__ in PLAIN_GUIDANCE for cls in type(self).__mro__)
-        if not plain or any(asked.get(name) for name in OTHER_GUIDANCE):
+        if not guides_plainly(self) or any(asked.get(name) for name in OTHER_GUIDANCE):
             return None
         scale = getattr(self, "_guidance_scale", None)
         scale = asked.get("guidance_scale") if scale is None else scale
@@ -113,6 +112,16 @@ class SplitPipeline(Card):
             "down": self.remote.down.spec,
             "mode": self.remote.policy,
         }
+
+
+def guides_plainly(pipe: Any) -> bool:
+    """Whether a pipeline guides by the plain formula."""
+    return any(cls.__name__ in PLAIN_GUIDANCE for cls in type(pipe).__mro__)
+
+
+def guided_at(pipe: Any, mode: str, guidance: str | None) -> str:
+    """ "host" or "local": where guidance is applied, when it may have been left open."""
+    return guidance or ("host" if mode == "lockstep" and guides_plainly(pipe) else "local")
 
 
 def part_of(pipe: Any) -> str:
@@ -167,12 +176,12 @@ def split_image(
     cls = getattr(pipe, "lsplit_class", type(pipe))  # a pipeline of load_local has a class that refuses to run
     new.__class__ = type(cls.__name__, (SplitPipeline, cls), {"__module__": cls.__module__})
     new.remote, new.scheduler = far, copy.deepcopy(pipe.scheduler)
-    plain = any(cls.__name__ in PLAIN_GUIDANCE for cls in type(pipe).__mro__)
+    plain = guides_plainly(pipe)
     if at == "denoiser":
         stand_in = type(type(denoiser).__name__, (RemoteDenoiser,), {"__module__": type(denoiser).__module__})(
             denoiser, far, new
         )
-        stand_in.guidance = guidance or ("host" if mode == "lockstep" and plain else "local")
+        stand_in.guidance = guided_at(pipe, mode, guidance)
         if guidance == "host" and not plain:
             raise UnsupportedOption(f"How {type(pipe).__name__} guides is not known to the host; use guidance='local'.")
         new.cut = "the denoiser"

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Calibration, Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
-from .form import MAX_VALUES, Latent, Unpacker, laid_out, layout_of, leaves
+from .form import MAX_VALUES, Latent, Unpacker, leaves
 from .picture_limits import check_call
 from .sessions import Remembered, Sessions
+from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
 PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone"}
@@ -86,6 +87,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
                 if s.run is not None:  # step on what the local side will have, not on what was computed
                     noise = laid_out(s.coders[0].again(encoded[0], out[0].dtype), layout_of(out[0]))
+                    s.run.at = call.get("timestep")
                     s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
         except Exception:
             s.run = None  # a run that stopped half-way is none: its client sends latent and scheduler again

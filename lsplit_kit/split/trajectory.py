@@ -31,7 +31,11 @@ _NAME = re.compile(r"[A-Za-z0-9_+.-]{0,64}")
 
 
 class Watched:
-    """Mixed into a scheduler: notes the raw latent it scales, and what its last step took and gave."""
+    """Mixed into a scheduler: notes the raw latent it scales, and what its last step took and gave.
+
+    A latent that went up through a lossy codec is another one at the host. The step after it begins from the host's, so
+    that both sides make the same one of it; the pipeline's own tensor stays as it is.
+    """
 
     raw: Tensor | None = None  # the input of scale_model_input since the last step
     scaled: Tensor | None = None
@@ -39,6 +43,7 @@ class Watched:
     made: Tensor | None = None  # the latent that the last step gave
     at: Any = None  # its time step
     steps = 0  # since the denoiser was last called
+    theirs: tuple[Tensor, Tensor] | None = None  # (the latent that went up, the same as the host has it)
 
     def watched_scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the scheduler's own `scale_model_input`; some have none."""
@@ -50,10 +55,13 @@ class Watched:
         """As the scheduler's own `step`; UnsupportedOption when the step is told to draw random numbers."""
         if kwargs.get("eta") or kwargs.get("s_churn"):
             raise UnsupportedOption("Lockstep needs a deterministic step: leave eta at 0, or use mode='per_step'.")
-        out = super().step(model_output, timestep, sample, *args, **kwargs)  # type: ignore[misc]
+        ours, theirs = self.theirs or (sample, sample)
+        same = torch.equal(sample, ours)
+        out = super().step(model_output, timestep, theirs if same else sample, *args, **kwargs)  # type: ignore[misc]
         self.taken, self.at = model_output, timestep
-        self.made = out[0] if isinstance(out, tuple) else out.prev_sample
-        self.steps, self.raw, self.scaled = self.steps + 1, None, None
+        # None: the step was not made from the latent of the call, so the host cannot make it; the state goes up again
+        self.made = (out[0] if isinstance(out, tuple) else out.prev_sample) if same else None
+        self.steps, self.raw, self.scaled, self.theirs = self.steps + 1, None, None, None
         return out
 
 
@@ -89,11 +97,14 @@ def _like(own: Any, watching: Any) -> Any:
 
 
 def state_of(scheduler: Any) -> dict[str, Any]:
-    """What a fresh scheduler of the same class needs to go on from here: its class, its config, what has changed."""
+    """What a fresh scheduler of the same class needs to go on from here: its class, and what is not as there.
+
+    config: arguments that are not the class's defaults; changed: attributes that a fresh one has otherwise.
+    """
     plain: Any = next(c for c in type(scheduler).__mro__ if c.__name__ in DETERMINISTIC and c.__module__ != __name__
                  and Watched not in c.__mro__)  # fmt: skip
     known = parameters_of(plain)  # a config may carry what other classes left in it
-    config = {k: v for k, v in scheduler.config.items() if k in known}
+    config = {k: v for k, v in scheduler.config.items() if k in known and not _same(v, known[k])}
     fresh = vars(plain.from_config(config))
     changed = {
         name: _plain(value) for name, value in vars(scheduler).items()
@@ -111,7 +122,7 @@ class Trajectory:
         if state["class"] not in DETERMINISTIC:
             raise FrameError("This host steps no such scheduler; use mode='per_step'.")
         cls, config, changed = getattr(diffusers, state["class"]), state["config"], state["changed"]
-        if type(config) is not dict or type(changed) is not dict or not set(config) <= parameters_of(cls):
+        if type(config) is not dict or type(changed) is not dict or not config.keys() <= parameters_of(cls).keys():
             raise FrameError("The scheduler's configuration is not one of its class.")
         if _draws(config):
             raise FrameError("This host steps no scheduler that draws random numbers; use mode='per_step'.")
@@ -135,15 +146,16 @@ class Trajectory:
             setattr(self.scheduler, name, value.numpy() if isinstance(own[name], np.ndarray) else value)
         self.latent = latent
         self.noise: Tensor | None = None
+        self.at: object = None  # the time step of the last call
 
     def advance(self, at: object) -> None:
-        """Step the latent with the noise of the last call."""
+        """Step the latent with the noise of the last call; at: the time step, None for that of the last call."""
         if self.noise is None:
             raise FrameError("There is no noise to step with yet.")
         noise = _first(self.noise, self.latent)
         if noise.shape != self.latent.shape:  # the step would broadcast them
             raise FrameError(f"The noise {tuple(noise.shape)} is not one of the latent {tuple(self.latent.shape)}.")
-        self.latent = self.scheduler.step(noise, at, self.latent, return_dict=False)[0]
+        self.latent = self.scheduler.step(noise, self.at if at is None else at, self.latent, return_dict=False)[0]
         self.noise = None
 
     def size(self) -> int:
@@ -158,9 +170,10 @@ class Trajectory:
         return out if beside is None else torch.cat([out, beside], dim=1)
 
 
-def parameters_of(cls: Any) -> set[str]:
-    """The names that a scheduler's configuration may have."""
-    return set(inspect.signature(cls.__init__).parameters) - {"self"}
+def parameters_of(cls: Any) -> dict[str, Any]:
+    """The arguments that a scheduler's configuration may have, and their defaults."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name != "self"}
 
 
 def _first(noise: Tensor, latent: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Panels for notebooks: controls, figures and readouts; they hold no maths."""
 
 from .picture_split import PictureSplit
+from .quant_lab import QuantLab
 from .split_explorer import SplitExplorer
 
-__all__ = ["PictureSplit", "SplitExplorer"]
+__all__ = ["PictureSplit", "QuantLab", "SplitExplorer"]

@@ -10,11 +10,14 @@ function render({ model, el }) {
   const say = () => { live.textContent = model.get("said"); };
   model.on("change:said", say);
   const name = (tries) => {
-    const handles = el.closest(".split-explorer")?.querySelectorAll(".split-slider .noUi-handle") ?? [];
-    if (handles.length < 2 && tries > 0) return setTimeout(name, 100, tries - 1);
-    handles.forEach((handle, i) => handle.setAttribute("aria-label", model.get("names")[i]));
+    const names = model.get("names");
+    const handles = el.closest(model.get("panel"))?.querySelectorAll(model.get("handles")) ?? [];
+    if (handles.length < names.length && tries > 0) return setTimeout(name, 100, tries - 1);
+    handles.forEach((handle, i) => { if (names[i]) handle.setAttribute("aria-label", names[i]); });
   };
-  name(100);
-  return () => model.off("change:said", say);
+  const rename = () => name(100);
+  model.on("change:names", rename);
+  rename();
+  return () => { model.off("change:said", say); model.off("change:names", rename); };
 }
 export default { render };

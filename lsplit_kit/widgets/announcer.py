@@ -14,3 +14,5 @@ class Announcer(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("announcer.js").read_text("utf-8")
     said = traitlets.Unicode().tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    panel = traitlets.Unicode(".split-explorer", help="CSS selector of the panel around it").tag(sync=True)
+    handles = traitlets.Unicode(".split-slider .noUi-handle", help="CSS selector of the handles").tag(sync=True)

@@ -10,61 +10,22 @@ import textwrap
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import Any
 
 import ipywidgets as W
 
-from ..errors import LsplitError, PlanError, UnsupportedModel, UnsupportedOption
+from ..errors import LsplitError, UnsupportedModel
 from ..figures.paint import shown_at
 from ..figures.picture import Choice, Seen, bytes_by_step, cut_name, picture_alt, picture_html, picture_png
-from ..quantization import codec as codec_of
 from ..quantization.registry import specs
 from ..wire.message import MODES
 from .announcer import Announcer
 from .readout import reply_html
+from .settings import Setting, checked, field
+from .worker import Stopped
 
-STYLE = {"description_width": "8em"}
 FRAMES = 12  # about so many pictures are decoded before the last one
 KEPT = 4  # unsplit pictures that are remembered
-RANGES = {"seed": (0, 2**31 - 1), "steps": (1, 999), "guidance_scale": (0, 100)}
-
-
-class Stopped(Exception):
-    """Cancel was pressed: raised between two steps, to leave the library's loop."""
-
-
-class Setting:
-    """An attribute of the panel that is the value of a control; what does not fit is refused with a sentence."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, panel: PictureSplit | None, owner: type) -> Any:
-        return self if panel is None else panel.controls[self.name].value
-
-    def __set__(self, panel: PictureSplit, value: Any) -> None:
-        panel.controls[self.name].value = checked(self.name, value, panel.cuts)
-
-
-def checked(name: str, value: Any, cuts: list[str | int]) -> Any:
-    """The value of a setting; an LsplitError says what it takes."""
-    if name == "codec":
-        return codec_of(value if isinstance(value, str) else repr(value)).spec
-    if name == "mode" and not (isinstance(value, str) and value in MODES):
-        raise UnsupportedOption(f"Unknown mode {value!r}; choose one of {', '.join(MODES)}.")
-    if name == "prompt" and not (isinstance(value, str) and value.strip()):
-        raise UnsupportedOption(f"prompt takes words that describe a picture, got {value!r}.")
-    if name == "cut" and (not isinstance(value, (str, int)) or isinstance(value, bool) or value not in cuts):
-        more = f", or how many blocks stay local at either end ({', '.join(map(str, cuts[1:]))})" if cuts[1:] else ""
-        raise PlanError(f'cut takes "denoiser"{more}; got {value!r}.')
-    if name in RANGES:
-        (low, high), kind = RANGES[name], Real if name == "guidance_scale" else Integral
-        if not isinstance(value, kind) or isinstance(value, bool) or not low <= float(value) <= high:
-            words = "a number" if kind is Real else "a whole number"
-            raise UnsupportedOption(f"{name} takes {words} from {low:,} to {high:,}, got {value!r}.")
-        return float(value) if kind is Real else int(float(value))
-    return value
 
 
 class PictureSplit(W.VBox):
@@ -86,7 +47,7 @@ class PictureSplit(W.VBox):
         from ..models.names import picture_names
         from ..models.toy_pipes import toy_pipe_call
 
-        self.pipe, self.body = _pipeline(picture_names()[0] if model is None else model), body
+        self.pipe, self.body = pipeline(picture_names()[0] if model is None else model, "PictureSplit"), body
         self.cuts = cuts_of(self.pipe)
         self.call = dict(toy_pipe_call(getattr(self.pipe, "lsplit_name", "")) if call is None else call)
         self.picture: Any = None  # the split picture of the last run
@@ -105,18 +66,15 @@ class PictureSplit(W.VBox):
         self._say("Not run yet.")
 
     def _controls(self) -> None:
-        def made(kind: Any, description: str, tooltip: str, width: str = "330px", **more: Any) -> Any:
-            return kind(description=description, tooltip=tooltip, style=STYLE, layout={"width": width}, **more)
-
         self.controls: dict[str, Any] = {
-            "prompt": made(W.Text, "Prompt", "What the picture shows", "auto"),
-            "seed": made(W.BoundedIntText, "Seed", "Of the first noise; the same for both", min=0, max=2**31 - 1),
-            "steps": made(W.BoundedIntText, "Steps", "Denoising steps", value=1, min=1, max=999),
-            "guidance_scale": made(W.BoundedFloatText, "Guidance scale", "How closely the picture follows the prompt",
-                                   min=0, max=100, step=0.5),
-            "cut": made(W.Dropdown, "Cut", "What runs at the host", options=[(cut_name(c), c) for c in self.cuts]),
-            "mode": made(W.Dropdown, "Mode", "per_step sends the latent at every step, lockstep once", options=MODES),
-            "codec": made(W.Dropdown, "Codec down", "How what comes down is written", options=specs()),
+            "prompt": field(W.Text, "Prompt", "What the picture shows", "auto"),
+            "seed": field(W.BoundedIntText, "Seed", "Of the first noise; the same for both", min=0, max=2**31 - 1),
+            "steps": field(W.BoundedIntText, "Steps", "Denoising steps", value=1, min=1, max=999),
+            "guidance_scale": field(W.BoundedFloatText, "Guidance scale", "How closely the picture follows the prompt",
+                                    min=0, max=100, step=0.5),
+            "cut": field(W.Dropdown, "Cut", "What runs at the host", options=[(cut_name(c), c) for c in self.cuts]),
+            "mode": field(W.Dropdown, "Mode", "per_step sends the latent at every step, lockstep once", options=MODES),
+            "codec": field(W.Dropdown, "Codec down", "How what comes down is written", options=specs()),
         }  # fmt: skip
         self.run_button = W.Button(description="Run", icon="play", button_style="primary", tooltip="Make both pictures")
         self.cancel_button = W.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop after this step")
@@ -280,13 +238,14 @@ def cuts_of(pipe: Any) -> list[str | int]:
     return ["denoiser", *(k for k in range(most) if k < 4 or not k & (k - 1))]
 
 
-def _pipeline(model: Any) -> Any:
+def pipeline(model: Any, panel: str) -> Any:
+    """A pipeline, or the one of this name; UnsupportedModel says what the `panel` takes."""
     if isinstance(model, str):
         from ..face import load
 
         model = load(model)
     if not hasattr(model, "scheduler") or not hasattr(model, "components"):
-        raise UnsupportedModel("PictureSplit takes a pipeline of diffusers; for a language model use SplitExplorer.")
+        raise UnsupportedModel(f"{panel} takes a pipeline of diffusers; for a language model use SplitExplorer.")
     if hasattr(model, "remote"):
         raise UnsupportedModel("This pipeline is split already; give the one it was made from.")
     return model

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 PAD = "style='text-align:right;padding:2px 12px'"
 # A keyboard user must see where the handles are and which has the focus, on any page.
 STYLE = (
-    "<style>.split-slider .noUi-handle{box-shadow:0 0 0 2px var(--jp-ui-font-color2,#767676)}"
-    ".split-slider .noUi-handle:focus{outline:3px solid var(--jp-ui-font-color1,#E69F00);outline-offset:3px}</style>"
+    "<style>:is(.split-slider,.quant-knob) .noUi-handle{box-shadow:0 0 0 2px var(--jp-ui-font-color2,#767676)}"
+    ":is(.split-slider,.quant-knob) .noUi-handle:focus{outline:3px solid var(--jp-ui-font-color1,#E69F00);"
+    "outline-offset:3px}</style>"
 )
 
 

@@ -38,7 +38,7 @@ class SplitExplorer(W.VBox):
         prompt: str = "Explain in one sentence why the sky is blue.", max_new_tokens: int = 24,
         codec: str | tuple[str, str] | None = None, body: Any = None,
     ) -> None:  # fmt: skip
-        self.model = _model(model)
+        self.model = language_model(model)
         base, name = decoder_of(self.model)
         self.layers = len(getattr(base, name))
         self.codec, self.body, self.max_new_tokens = codec, body, max_new_tokens
@@ -187,7 +187,8 @@ class SplitExplorer(W.VBox):
         return bundle, {"image/png": shown_at(picture)}
 
 
-def _model(model: Any) -> Any:
+def language_model(model: Any) -> Any:
+    """A language model without its tokenizer, or the one of this name."""
     if isinstance(model, str):
         from ..models.load import load
 

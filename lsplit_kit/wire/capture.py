@@ -93,7 +93,7 @@ class Capture(Card):
         coders: dict[tuple, Codec] = {}
         found = []
         for c in self.crossings:
-            if c.direction == direction and c.codec and not c.codec.startswith("raw:"):
+            if c.direction == direction and c.codec and not c.codec.startswith(("raw:", "whole:")):
                 key = (c.session, c.name)
                 if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
                     coders[key] = codec(c.codec).coder()

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | lab | models | doctor`: the same things as in Python, from a shell."""
+"""`lsplit demo | host | lab | models | calibrate | doctor`: the same things as in Python, from a shell."""
 
 from __future__ import annotations
 
@@ -101,6 +101,21 @@ def models() -> None:
     print(
         "... and any causal language model of transformers, a folder or a hub id; any pipeline of diffusers, a folder."
     )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="short name or folder of a language model")] = "smollm2",
+    depth: Annotated[
+        list[int] | None, typer.Option(help="layers before the crossing; several times [2 and n - 2]")
+    ] = None,
+    text: Annotated[list[Path] | None, typer.Option(help="a text file instead of the kit's own texts")] = None,
+) -> None:
+    """Measure a model's hidden vectors at a depth, for codecs that know them (klt, auto:text)."""
+    from .measure.calibrate import calibrate as measure
+
+    for known, path in measure(model, depth, text, progress=True):
+        print(f"{known}\n  saved in   {path}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from .quantization import codec as codec_of
 from .quantization import lossless
 from .quantization.auto import About, is_auto, resolved
 from .split.body import body_of, fingerprint_of
+from .split.calibrated import with_calibrations
 from .split.plan import SplitPlan
 from .split.text import split_text
 from .wire.link import BodyHost, InProcess, Link, Loopback
@@ -106,6 +107,7 @@ def split(
             "at=, mode= and guidance= are for pictures; a language model takes head=, tail=, cache=."
         )
     pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
+    pair = with_calibrations(pair, model, plan)
     up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:

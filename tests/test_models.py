@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from lsplit_kit.errors import WeightsError
-from lsplit_kit.models import convert, fetch, hub, names
 from lsplit_kit.home import home
+from lsplit_kit.models import convert, fetch, hub, names
 from lsplit_kit.models.home import models_home, publish
 from lsplit_kit.models.load import align_, load, load_folder
 from lsplit_kit.models.partial import load_body, load_local

@@ -5,6 +5,8 @@ guidance 3, 20 and 50 DDIM steps), at the fewest bytes both ways; `benchmarks/ra
 noise and velocities have about unit variance in every diffusion model, so a step is a share of that; it should carry
 over, but other models were not measured. Noise that is guided after it came down has its error multiplied by up to
 sqrt((s - 1)^2 + s^2) at guidance scale s, 3.6 at 3: where guidance is local, the step is smaller by that.
+
+auto:text, auto:text-hq: transform coding with the calibration of the model and the cut (`klt`).
 """
 
 from __future__ import annotations
@@ -41,7 +43,18 @@ def _image(about: About) -> Pair:
     return "uniform:snr=34+near+ans", f"uniform:step={step}+delta+ans"
 
 
-AUTO: dict[str, Callable[[About], Pair]] = {"auto:image": _image}
+def _text(step: str) -> Callable[[About], Pair]:
+    def pair(about: About) -> Pair:
+        if about.kind != "text":
+            raise CodecError("auto:text is for language models; for a picture name auto:image, or a codec.")
+        return f"klt:step={step}+ans", f"klt:step={step}+ans"
+
+    return pair
+
+
+AUTO: dict[str, Callable[[About], Pair]] = {
+    "auto:image": _image, "auto:text": _text("0.21"), "auto:text-hq": _text("0.135"),
+}  # fmt: skip
 
 
 def is_auto(spec: object) -> bool:

@@ -124,8 +124,8 @@ class Remote(nn.Module):
         end = slot.get_seq_length()
         parts = []
         replay = start < past and self.policy != "none"
-        for begin, stop in self._chunks(slot, start, end):
-            parts.append(self._step(slot, call, begin, stop, replay and begin < past))
+        for first, stop in self._chunks(slot, start, end):
+            parts.append(self._step(slot, call, first, stop, replay and first < past))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _chunks(self, slot: RemoteSlot, start: int, end: int) -> list[tuple[int, int]]:

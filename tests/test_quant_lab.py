@@ -97,7 +97,9 @@ def test_every_usual_spec_is_shown_as_it_is(spec):
 
 
 def test_most_usual_specs_need_no_typing():
-    assert sorted(spec for spec in specs() if parts_of(spec)[0] == "typed") == ["int4:group=64:affine"]
+    assert sorted(spec for spec in specs() if parts_of(spec)[0] == "typed") == [
+        "int4:group=64:affine", "uniform:snr=34+near+ans",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("base", [base for base in BASES if base != "typed"])

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lsplit_kit"
 ROOMS = [
     "errors",
+    "home",
     "card",
     "quantization",
     "cache",

@@ -14,7 +14,9 @@ CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
 BLOCKS = [code for page in (README, CODECS) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name"])
+@pytest.mark.parametrize(
+    "code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding"]
+)
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(

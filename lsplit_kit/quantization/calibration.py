@@ -92,9 +92,10 @@ def write(
     from safetensors.numpy import save
 
     scales = (np.abs(basis).max(axis=0) / 127).astype(np.float32)
+    middle = centres.clip(-60_000, 60_000)  # within fp16
     parts = {
         "mean": mean.astype(np.float32), "basis": np.rint(basis / scales).astype(np.int8), "scales": scales,
-        "centres": centres.clip(-60_000, 60_000).astype(np.float16), "spreads": spreads.astype(np.uint8), "steps": steps.astype(np.float16),
+        "centres": middle.astype(np.float16), "spreads": spreads.astype(np.uint8), "steps": steps.astype(np.float16),
     }  # fmt: skip
     return save(parts, {"lsplit": json.dumps(dict(facts), sort_keys=True)})
 

@@ -20,7 +20,6 @@ from .entropy import MOST_LEVELS, OCTAVE, SHAPES, ZERO, Curve, coder, model_of, 
 from .registry import Codec, family
 from .spec import Spec
 
-USUAL = ("klt:step=0.7+ans", "klt:step=0.4+ans")
 SAVING = math.log(2) / 6  # squared steps of error that a bit may cost: the slope of rate and distortion at high rates
 _FARTHEST = 2.0**30
 
@@ -73,8 +72,9 @@ class Klt(Codec):
             return b""
         known, plain = self._known(tuple(tensor.shape)), tensor.to(torch.float32).numpy()
         vectors = plain.reshape(-1, known.width)
-        coefficients = ((vectors - known.mean) @ known.basis).astype(np.float64)
-        classes = _nearest(known, coefficients, self.step)
+        with np.errstate(over="ignore", invalid="ignore"):  # values far beyond any calibration cross plain
+            coefficients = ((vectors - known.mean) @ known.basis).astype(np.float64)
+            classes = _nearest(known, coefficients, self.step)
         steps = (coefficients - known.centres[classes]) / (self.step * known.steps[classes, None])
         body = b""
         if np.abs(steps).max() < _FARTHEST:

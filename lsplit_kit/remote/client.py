@@ -34,7 +34,7 @@ from .protocol import (
     safe_text,
 )
 from .service import info_from_wire
-from .stream import FastStream, Stalled, seconds
+from .stream import FastStream, Stalled, minus, plus, seconds
 from .token import find_token, prove_to_host
 from .versions import versions
 
@@ -121,7 +121,7 @@ class RpycLink(Card):
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) over all connections of this link: `stream`, and `tcp` where the kernel tells."""
         now = (self._stream.tx, self._stream.rx) if self._stream else (0, 0)
-        found = {"stream": _plus(self._past, now)}
+        found = {"stream": plus(self._past, now)}
         tcp = self.tcp()
         return found | ({"tcp": tcp} if tcp else {})
 
@@ -130,7 +130,7 @@ class RpycLink(Card):
         if self._past_tcp is None or self._stream is None:
             return self._past_tcp
         now = self._stream.tcp_info()
-        return None if now is None else _plus(self._past_tcp, _minus(now, self._tcp_start))
+        return None if now is None else plus(self._past_tcp, minus(now, self._tcp_start))
 
     def close(self) -> None:
         """End the link, and a call in flight in another thread. A second call does nothing."""
@@ -276,7 +276,7 @@ class RpycLink(Card):
             return
         tcp = self._last_tcp(stream)
         self._past_tcp = tcp
-        self._past = _plus(self._past, (stream.tx, stream.rx))
+        self._past = plus(self._past, (stream.tx, stream.rx))
         self._stream = self._channel = self._conn = None
         self._sessions.clear()
         self.epoch += 1
@@ -289,16 +289,8 @@ class RpycLink(Card):
     def _last_tcp(self, stream: FastStream) -> tuple[int, int] | None:
         if self._past_tcp is None or (now := stream.tcp_info()) is None:
             return None
-        return _plus(self._past_tcp, _minus(now, self._tcp_start))
+        return plus(self._past_tcp, minus(now, self._tcp_start))
 
     def _note(self, kind: str, up: int, down: int) -> None:
         if self.on_control and (up or down):
             self.on_control(kind, up, down)
-
-
-def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return a[0] + b[0], a[1] + b[1]
-
-
-def _minus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return a[0] - b[0], a[1] - b[1]

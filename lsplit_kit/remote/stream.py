@@ -129,3 +129,13 @@ def keep_alive(sock: socket.socket, idle: int = 30, every: int = 10, tries: int 
     for name, value in (("TCP_KEEPIDLE", idle), ("TCP_KEEPINTVL", every), ("TCP_KEEPCNT", tries)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    """Bytes (up, down) of two counts together."""
+    return a[0] + b[0], a[1] + b[1]
+
+
+def minus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    """Bytes (up, down) that `a` has more than `b`."""
+    return a[0] - b[0], a[1] - b[1]

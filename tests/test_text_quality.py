@@ -61,3 +61,15 @@ def test_too_little_text_is_a_sentence(toy, ids):
 
 def test_pythons_own_text_is_long_and_always_the_same():
     assert len(python_text()) > 400_000 and python_text() is python_text()
+
+
+def test_windows_in_a_list_and_a_start_that_is_not_judged(toy):
+    model, ids = toy
+    lm = {"int4": lk.split(model, codec="int4:token")}
+    assert text_quality(lm, model, list(ids.split(64))).equals(text_quality(lm, model, ids, window=64))
+    with torch.no_grad():
+        p, q = (m(ids[None, :40]).logits[0, 9:-1].double().log_softmax(-1) for m in (model, lm["int4"]))
+    row = text_quality(lm, model, [ids[:40]], after=9).loc["int4"]
+    assert row["tokens"] == 30 and row["top1"] == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).float().mean()))
+    with pytest.raises(UnsupportedOption, match="list of windows"):
+        text_quality(lm, model, [ids[:5]], after=4)

@@ -19,13 +19,19 @@ COLUMNS = ["tokens", "perplexity", "ratio", "kl", "top1"]
 
 
 def text_quality(
-    models: Mapping[str, Any], reference: Any, ids: Tensor, window: int = WINDOW, progress: bool = False
+    models: Mapping[str, Any],
+    reference: Any,
+    ids: Tensor | Sequence[Tensor],
+    window: int = WINDOW,
+    progress: bool = False,
+    after: int = 0,
 ) -> pd.DataFrame:
     """One row per model: tokens, perplexity, its ratio to the reference's, kl (nats a token), top1 (share that agrees).
 
     ids: token ids [T]; they are read in windows of `window` tokens, each on its own, and every token but a window's
-    first is predicted. kl is the mean of KL(reference || model); top1 the share of positions where both have the
-    same most likely token. Raises UnsupportedOption for fewer than two tokens.
+    first is predicted; or a list of such windows. after: tokens at the start of each that are read, not judged, such as
+    a chat template's own message. kl is the mean of KL(reference || model); top1 the share of positions where both have
+    the same most likely token. Raises UnsupportedOption for fewer than two tokens.
     """
     import pandas as pd
     from tqdm import tqdm
@@ -34,22 +40,30 @@ def text_quality(
         raise UnsupportedOption(
             "Give the models by name, for example {'int8': lm}, then their reference and token ids."
         )
-    if not isinstance(ids, Tensor):
+    pieces = list(ids) if isinstance(ids, (list, tuple)) else None
+    if pieces is not None:
+        if not pieces or not all(isinstance(p, Tensor) and p.dim() == 1 and len(p) > after + 1 for p in pieces):
+            raise UnsupportedOption(
+                "A list of windows holds token ids [T], each with a token to predict after the first."
+            )
+    elif not isinstance(ids, Tensor):
         raise UnsupportedOption(f"ids are a tensor of token ids [T] (see token_ids), got {type(ids).__name__}.")
-    if ids.dim() != 1 or len(ids) < 2 or window < 2:
+    elif ids.dim() != 1 or len(ids) < 2 or window < 2:
         raise UnsupportedOption(f"ids are two or more token ids in a row, got the shape {tuple(ids.shape)}.")
+    pieces = pieces or list(torch.as_tensor(ids).split(window))  # type: ignore[arg-type]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in models}
     own = torch.zeros(1, dtype=torch.float64)
-    for part in tqdm(ids.split(window), desc="windows", disable=not progress):
-        if len(part) < 2:
+    for part in tqdm(pieces, desc="windows", disable=not progress):
+        if len(part) < 2 + after:
             continue
-        truth = _predictions(reference, part)
-        own += _loss(truth, part)
+        truth = _predictions(reference, part)[after:]
+        judged = part[after:]
+        own += _loss(truth, judged)
         for name, model in models.items():
-            found = _predictions(model, part)
+            found = _predictions(model, part)[after:]
             apart = (truth.exp() * (truth - found)).sum(-1).sum(dtype=torch.float64)
             agree = (truth.argmax(-1) == found.argmax(-1)).sum()
-            sums[name] += torch.stack([torch.tensor(len(part) - 1.0), _loss(found, part), apart, agree]).double()
+            sums[name] += torch.stack([torch.tensor(len(judged) - 1.0), _loss(found, judged), apart, agree]).double()
     rows = {}
     for name, (count, loss, apart, agree) in ((n, s.tolist()) for n, s in sums.items()):
         perplexity = float(torch.tensor(loss / count).exp())

@@ -11,13 +11,14 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "emoji_quality")
+NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "emoji_quality")
 TITLES = {
     "overhead": "Speed",
     "traffic": "Bytes with and without a cache",
     "families": "Families",
     "pictures": "Pictures",
     "rate_distortion": "Rate and distortion",
+    "text_rate": "Bits of hidden vectors",
     "emoji_quality": "The shipped picture model",
 }
 ABOUT = (

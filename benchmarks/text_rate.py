@@ -73,7 +73,7 @@ def render(r: dict[str, Any]) -> str:
     return "\n\n".join((
         f"`{r['model']}`, head 2 / tail 2, both directions, real payload bytes, texts that no calibration saw.",
         common.table(goal, goals), common.table(head, both),
-        "One crossing after so many layers, held-back prose and code: bits a value / perplexity ratio / same top token.",
+        "One crossing after so many layers, held-back prose, code: bits a value / perplexity ratio / same top token.",
         common.table(["codec", *map(str, depths)], deep),
     ))  # fmt: skip
 

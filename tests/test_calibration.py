@@ -21,6 +21,7 @@ from lsplit_kit.measure import text_quality
 from lsplit_kit.measure.calibrate import fitted, hidden_states
 from lsplit_kit.measure.corpus import DOMAINS, corpus, shared, turns, windows
 from lsplit_kit.quantization import Calibration, Encoded, calibrations, codec
+from lsplit_kit.quantization.calibration import bound, unbound
 from lsplit_kit.split import sessions
 
 torch.set_num_threads(1)
@@ -111,9 +112,30 @@ def test_spellings_that_are_none(spec):
         codec(spec)
 
 
+@pytest.mark.parametrize("spec", ["int4:token+mean", "int8+mean+hadamard=8", "nf4:group=8+outliers=2+mean"])
+def test_a_calibrated_mean_makes_the_range_smaller(known, spec):
+    x = torch.from_numpy(vectors(200, 6)).float()
+    x[..., 3] += 300  # a channel that is far from zero in every vector
+    far = fitted(x.numpy(), np.ones((200, D)), {}, classes=4)
+    own = codec(spec.replace("+mean", f"+mean={far.id}"), {far.id: far})
+    plain = codec(spec.replace("+mean", ""))
+    error, theirs = (float((c.decode(c.encode(x)) - x).square().mean()) for c in (own, plain))
+    assert error < 0.7 * theirs and own.payload_bytes((7, D)) == plain.payload_bytes((7, D))
+    assert own.calibration is far and own.decode(own.encode(torch.zeros(0, D))).shape == (0, D)
+
+
+def test_a_spec_is_bound_once():
+    assert unbound("int4:token+mean") and unbound("klt:step=0.1+ans") and not unbound("int4:token")
+    for spec in ("int4:token+mean+hadamard=64", "klt:step=0.1+ans"):
+        with_name = bound(spec, 32 * "a")
+        assert not unbound(with_name) and with_name.replace("=" + 32 * "a", "").replace("cal:", "") == spec
+
+
 def test_without_a_calibration_there_is_a_sentence():
     with pytest.raises(CalibrationMissing, match="lk.split"):
         codec("klt:step=0.1+ans").encode(torch.zeros(1, D))
+    with pytest.raises(CalibrationMissing, match=r"\+mean=\.\.\."):
+        codec("int4+mean").encode(torch.zeros(1, D))
     with pytest.raises(CalibrationMissing, match="is not here"):
         codec("klt:cal=" + 32 * "0" + ":step=0.1+ans")
 

@@ -140,6 +140,19 @@ def _read(path: Path, changed: int) -> Calibration:
     return Calibration(path.read_bytes())
 
 
+def fit_for(spec: str, known: Calibration | None, shape: tuple[int, ...]) -> Calibration:
+    """The calibration of a codec that is about to meet a tensor [..., d]; raises CalibrationMissing, CodecError."""
+    if known is None:
+        named = spec.replace("klt:", "klt:cal=...:") if spec.startswith("klt:") else spec.replace("+mean", "+mean=...")
+        raise CalibrationMissing(
+            f"{spec} is calibrated for a model and a cut: lk.split(model, codec=...) finds the one that fits, "
+            f"elsewhere name it, {named}."
+        )
+    if shape[-1] != known.width:
+        raise CodecError(f"{spec} is calibrated for vectors of {known.width} values, got {shape[-1]}.")
+    return known
+
+
 def fitting(model: Mapping[str, Any], depth: int) -> str | None:
     """The name of the calibration that was made for such a model at this depth; the newest of several.
 
@@ -160,9 +173,10 @@ def fitting(model: Mapping[str, Any], depth: int) -> str | None:
 def unbound(spec: str) -> bool:
     """Whether a spec asks for a calibration and does not say which."""
     parts = parse(spec)
-    return parts.base == "klt" and "cal" not in parts.options
+    return (parts.base == "klt" and "cal" not in parts.options) or parts.stages.get("mean") == ""
 
 
 def bound(spec: str, name: str) -> str:
     """The spec with the calibration's name in it."""
-    return spec.replace("klt:", f"klt:cal={name}:", 1)
+    named = "+".join(f"mean={name}" if part == "mean" else part for part in spec.split("+"))
+    return named.replace("klt:", f"klt:cal={name}:", 1)

@@ -13,7 +13,7 @@ from .grain import Grain
 from .levels import Levels, crossed, crossing
 from .packing import pack, packed_bytes, unpack
 from .registry import Codec
-from .stages import Stage
+from .stages import Mean, Stage
 
 SHARES = np.linspace(0.96, 0.2, 39)  # of the range that are tried for the least error
 
@@ -26,6 +26,7 @@ class Chain(Codec):
     ) -> None:
         super().__init__(spec)
         self.levels, self.grain, self.stages, self.clip = levels, grain, tuple(stages), clip
+        self.calibration = next((s.calibration for s in self.stages if isinstance(s, Mean)), None)
         self.short = grain.kind == "group"  # many scales: two bytes each
         self.bits_per_value = levels.bits
 

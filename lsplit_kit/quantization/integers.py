@@ -8,19 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import CodecError
+from .calibration import calibration
 from .chain import Chain
 from .grain import GRAINS, Grain
 from .levels import Affine, Levels, Symmetric
 from .registry import Codec, family
 from .spec import Spec
-from .stages import Hadamard, Outliers, Stage
+from .stages import Hadamard, Mean, Outliers, Stage
 
 USUAL = (
     "int8", "int6", "int4", "int3", "int2", "int1", "int4:clip=mse", "int8:token", "int8:token+hadamard=64",
     "int8:channel", "int8:group=64", "int8:group=64+hadamard=64", "int4:group=64", "int4:group=64:affine",
     "int4:group=64+hadamard=64", "int4:token+outliers=16", "nf4:group=64",
 )  # fmt: skip
-_OPTIONS, _STAGES = (*GRAINS, "sym", "affine", "clip"), ("outliers", "hadamard")
+_OPTIONS, _STAGES = (*GRAINS, "sym", "affine", "clip"), ("mean", "outliers", "hadamard")
 
 
 @family(*(f"int{bits}" for bits in range(1, 9)))
@@ -56,8 +57,11 @@ def _grain(spec: Spec, usual: str) -> Grain:
 
 
 def _stages(spec: Spec) -> list[Stage]:
-    """Outliers first, whatever the order in the spec: after a rotation there are none."""
+    """The mean first, then outliers, whatever the order in the spec: after a rotation there are none."""
     found: list[Stage] = []
+    if "mean" in spec.stages:
+        name = spec.stages["mean"]
+        found.append(Mean(spec.text, calibration(name, spec.given) if name else None))
     if "outliers" in spec.stages:
         found.append(Outliers(spec.whole("outliers", spec.stages["outliers"] or "16", 1, 65_536)))
     if "hadamard" in spec.stages:

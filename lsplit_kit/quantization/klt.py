@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CalibrationMissing, CodecError
-from .calibration import Calibration, calibration
+from ..errors import CodecError
+from .calibration import Calibration, calibration, fit_for
 from .entropy import MOST_LEVELS, OCTAVE, SHAPES, ZERO, Curve, coder, model_of, read_varint, varint
 from .registry import Codec, family
 from .spec import Spec
@@ -55,22 +55,10 @@ class Klt(Codec):
         size, start = read_varint(raw, at)
         return start - at + size
 
-    def _known(self, shape: tuple[int, ...]) -> Calibration:
-        if self.calibration is None:
-            raise CalibrationMissing(
-                f"{self.spec} is calibrated for a model and a cut: lk.split(model, codec=...) finds the one that fits, "
-                "elsewhere name it, klt:cal=...:step=...+ans."
-            )
-        if shape[-1] != self.calibration.width:
-            raise CodecError(
-                f"{self.spec} is calibrated for vectors of {self.calibration.width} values, got {shape[-1]}."
-            )
-        return self.calibration
-
     def _pack(self, tensor: Tensor) -> bytes:
         if not tensor.numel():
             return b""
-        known, plain = self._known(tuple(tensor.shape)), tensor.to(torch.float32).numpy()
+        known, plain = fit_for(self.spec, self.calibration, tuple(tensor.shape)), tensor.to(torch.float32).numpy()
         vectors = plain.reshape(-1, known.width)
         with np.errstate(over="ignore", invalid="ignore"):  # values far beyond any calibration cross plain
             coefficients = ((vectors - known.mean) @ known.basis).astype(np.float64)
@@ -94,7 +82,7 @@ class Klt(Codec):
     def _unpack(self, payload: bytes, shape: tuple[int, ...]) -> Tensor:
         if not math.prod(shape):
             return torch.empty(shape)
-        known, count = self._known(shape), math.prod(shape[:-1])
+        known, count = fit_for(self.spec, self.calibration, shape), math.prod(shape[:-1])
         size, at = read_varint(payload, 0)
         if size != len(payload) - at or payload[at : at + 1] not in (b"\0", b"\1"):
             raise CodecError(f"{self.spec}: the payload's length or form is not what it says.")

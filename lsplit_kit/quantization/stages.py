@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import NonFiniteError
+from .calibration import Calibration, fit_for
 from .grain import rows_of
 
 Shape = tuple[int, ...]
@@ -19,6 +20,28 @@ class Stage(Protocol):
     def side_bytes(self, shape: Shape) -> int: ...
     def forward(self, values: np.ndarray, shape: Shape) -> tuple[np.ndarray, bytes]: ...
     def back(self, values: np.ndarray, side: bytes, shape: Shape) -> np.ndarray: ...
+
+
+class Mean:
+    """A calibrated mean of every channel is taken away and given back: outlier channels are mostly mean."""
+
+    def __init__(self, spec: str, known: Calibration | None) -> None:
+        self.spec, self.calibration = spec, known
+
+    def side_bytes(self, shape: Shape) -> int:
+        """Nothing crosses: both sides have the calibration."""
+        return 0
+
+    def forward(self, values: np.ndarray, shape: Shape) -> tuple[np.ndarray, bytes]:
+        """The values less their channel's mean."""
+        return (values.reshape(-1, shape[-1]) - self._mean(shape)).ravel(), b""
+
+    def back(self, values: np.ndarray, side: bytes, shape: Shape) -> np.ndarray:
+        """The values and their channel's mean."""
+        return (values.reshape(-1, shape[-1]) + self._mean(shape)).ravel()
+
+    def _mean(self, shape: Shape) -> np.ndarray:
+        return fit_for(self.spec, self.calibration, shape).mean
 
 
 class Outliers:

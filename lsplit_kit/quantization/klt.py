@@ -9,6 +9,8 @@ the first token, whose values are up to forty times as large, and the marks of a
 from __future__ import annotations
 
 import math
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +45,11 @@ class Klt(Codec):
         super().__init__(spec)
         self.step, self.calibration = step, known
 
+    @cached_property
+    def _curves(self) -> Curves:
+        assert self.calibration is not None
+        return curves_of(self.calibration, self.step)
+
     def payload_bytes(self, shape: tuple[int, ...]) -> int:
         """The most it can be: a tensor that the calibration does not fit crosses as fp32."""
         count = math.prod(shape)
@@ -66,14 +73,15 @@ class Klt(Codec):
         steps = (coefficients - known.centres[classes]) / (self.step * known.steps[classes, None])
         body = b""
         if np.abs(steps).max() < _FARTHEST:
-            far, words = bytearray(), coder().RangeEncoder()
-            for places, curve in _groups(known, classes, self.step):
-                model, chances, _ = model_of(curve)
-                numbers = _rounded(steps.ravel()[places], chances, -curve.low)
-                inside = np.clip(numbers, curve.low, -curve.low)
-                words.encode((inside - curve.low).astype(np.int32), model)
-                for number in numbers[np.abs(inside) == -curve.low]:
-                    far += varint(int(abs(number)) + curve.low)
+            far, words, curves = bytearray(), coder().RangeEncoder(), self._curves
+            order, spreads = _sorted(curves.spreads[classes])
+            most = curves.most[spreads]
+            numbers = _rounded(steps.ravel()[order], curves.offset[spreads] + most, most, curves.costs)
+            inside = np.clip(numbers, -most, most).astype(np.int32)
+            for first, stop, spread in _runs(spreads):
+                words.encode((inside + most)[first:stop].astype(np.int32), curves.models[spread])
+            for place in np.flatnonzero(np.abs(inside) == most):
+                far += varint(int(abs(numbers[place])) - int(most[place]))
             body = b"\0" + classes.tobytes() + varint(len(far)) + far + words.get_compressed().astype("<u4").tobytes()
         if not 0 < len(body) <= 4 * tensor.numel():
             body = b"\1" + plain.astype("<f4").tobytes()
@@ -104,21 +112,22 @@ class Klt(Codec):
         far, raw = raw[at : at + size], raw[at + size :]
         if len(far) < size or len(raw) % 4:
             raise CodecError(f"{self.spec}: the payload ends inside its numbers.")
-        words, at = coder().RangeDecoder(np.frombuffer(raw, "<u4").astype(np.uint32)), 0
-        values = np.empty(len(classes) * known.width)
-        for places, curve in _groups(known, classes, self.step):
-            model, _, means = model_of(curve)
-            try:
-                inside = words.decode(model, len(places))
-            except BaseException as error:  # the library's panics are no Exception
-                if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                    raise
-                raise CodecError("The range-coded numbers are not readable.") from None
-            part = means[inside]
-            for place in np.flatnonzero((inside == 0) | (inside == curve.levels - 1)):
-                more, at = read_varint(far, at)
-                part[place] = (more - curve.low) * (1 if inside[place] else -1)
-            values[places] = part
+        words, curves, at = coder().RangeDecoder(np.frombuffer(raw, "<u4").astype(np.uint32)), self._curves, 0
+        order, spreads = _sorted(curves.spreads[classes])
+        most, inside = curves.most[spreads], np.empty(len(order), np.int64)
+        try:
+            for first, stop, spread in _runs(spreads):
+                inside[first:stop] = words.decode(curves.models[spread], stop - first)
+        except BaseException as error:  # the library's panics are no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise CodecError("The range-coded numbers are not readable.") from None
+        found = curves.means[curves.offset[spreads] + inside]
+        for place in np.flatnonzero((inside == 0) | (inside == 2 * most)):
+            more, at = read_varint(far, at)
+            found[place] = (more + most[place]) * (1 if inside[place] else -1)
+        values = np.empty(len(order))
+        values[order] = found
         if at != size:
             raise CodecError(f"{self.spec}: the payload has numbers that no coefficient needs.")
         return values.reshape(len(classes), -1) * (self.step * known.steps[classes, None]) + known.centres[classes]
@@ -132,13 +141,44 @@ def _nearest(known: Calibration, coefficients: np.ndarray, step: float) -> np.nd
     return (apart + own).argmin(axis=1).astype(np.uint8)
 
 
-def _groups(known: Calibration, classes: np.ndarray, step: float) -> list[tuple[np.ndarray, Curve]]:
-    """(places among all coefficients, their curve): those with the same spread are coded one after the other."""
+class Curves(NamedTuple):
+    """The curves of a calibration at a step: spreads [C, d], and for each spread its place in tables of numbers."""
+
+    spreads: np.ndarray
+    most: np.ndarray  # [256], the number that stands for all beyond
+    offset: np.ndarray  # [256], the place of -most in the tables
+    costs: np.ndarray  # of each number, in squared steps
+    means: np.ndarray  # of what each number stands for, in steps
+    models: dict[int, Any]
+
+
+def curves_of(known: Calibration, step: float) -> Curves:
+    """The curves that both sides code with: a wider step makes every one narrower."""
     narrower = np.rint(OCTAVE * np.log2(step * known.steps)).astype(np.int32)
-    spreads = np.clip(known.spreads - narrower[:, None], 0, 255).astype(np.uint8)[classes].ravel()
-    order = np.argsort(spreads, kind="stable")
-    edges = np.flatnonzero(np.diff(spreads[order])) + 1
-    return [(places, _curve(int(spreads[places[0]]), known.shape)) for places in np.split(order, edges)]
+    spreads = np.clip(known.spreads - narrower[:, None], 0, 255).astype(np.uint8)
+    most, offset, costs, means, models = np.zeros(256, np.int64), np.zeros(256, np.int64), [], [], {}
+    at = 0
+    for spread in np.unique(spreads).tolist():
+        curve = _curve(spread, known.shape)
+        model, chances, mean = model_of(curve)
+        most[spread], offset[spread], models[spread] = -curve.low, at, model
+        costs.append(-np.log2(chances) * SAVING)
+        means.append(mean)
+        at += curve.levels
+    return Curves(spreads, most, offset, np.concatenate(costs), np.concatenate(means), models)
+
+
+def _sorted(spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places among all coefficients, their spreads): those with the same spread are coded one after the other."""
+    flat = spreads.ravel()
+    order = np.argsort(flat, kind="stable")
+    return order, flat[order]
+
+
+def _runs(spreads: np.ndarray) -> list[tuple[int, int, int]]:
+    """(first, stop, spread) of each run of equal spreads."""
+    edges = [0, *(np.flatnonzero(np.diff(spreads)) + 1).tolist(), len(spreads)]
+    return [(a, b, int(spreads[a])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _curve(spread: int, shape: int) -> Curve:
@@ -148,12 +188,11 @@ def _curve(spread: int, shape: int) -> Curve:
     return Curve(-most, 2 * most + 1, 0, spread, shape)
 
 
-def _rounded(steps: np.ndarray, chances: np.ndarray, most: int) -> np.ndarray:
-    """Whole steps: of the two neighbours the one whose error and bits together cost less."""
+def _rounded(steps: np.ndarray, zero: np.ndarray, most: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Whole steps: of the two neighbours the one whose error and bits together cost less; zero: place of 0 in costs."""
     near = np.rint(steps)
     other = near - np.sign(near) * (np.abs(near) > np.abs(steps))  # the neighbour on zero's side, if it is one
-    costs = -np.log2(chances) * SAVING
     ours, theirs = (
-        np.square(steps - n) + costs[np.clip(n, -most, most).astype(np.int64) + most] for n in (near, other)
+        np.square(steps - n) + costs[np.clip(n, -most, most).astype(np.int64) + zero] for n in (near, other)
     )
     return np.where(theirs < ours, other, near)

@@ -11,7 +11,7 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "emoji_quality")
+NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "codec_speed", "emoji_quality")
 TITLES = {
     "overhead": "Speed",
     "traffic": "Bytes with and without a cache",
@@ -19,6 +19,7 @@ TITLES = {
     "pictures": "Pictures",
     "rate_distortion": "Rate and distortion",
     "text_rate": "Bits of hidden vectors",
+    "codec_speed": "Speed of the codecs",
     "emoji_quality": "The shipped picture model",
 }
 ABOUT = (

@@ -66,15 +66,17 @@ class Outliers:
         """The values with their outliers set to zero."""
         rows, d, k = self._count(shape)
         grid = values.reshape(rows, d).copy()
-        places = (
-            np.argpartition(np.abs(grid), d - k, axis=1)[:, d - k :] if k < d else np.arange(d)[None].repeat(rows, 0)
-        )
-        places = np.sort(places, axis=1)
+        size = np.abs(grid)
+        large = size >= np.partition(size, d - k, axis=1)[:, d - k, None]  # faster than places at once
+        if np.count_nonzero(large) == rows * k:
+            places = large.nonzero()[1].reshape(rows, k)
+        else:  # several of the same size
+            places = np.argpartition(size, d - k, axis=1)[:, d - k :]
         with np.errstate(over="ignore"):
-            kept = np.take_along_axis(grid, places, 1).astype("<f2")
+            kept = grid[_column(rows), places].astype("<f2")
         if not np.isfinite(kept).all():
             raise NonFiniteError("outliers: a value is beyond 65504, which fp16 cannot hold; use another codec.")
-        np.put_along_axis(grid, places, np.float32(0), 1)
+        grid[_column(rows), places] = 0
         return grid.ravel(), kept.tobytes() + places.astype("<u2" if d <= 1 << 16 else "<u4").tobytes()
 
     def back(self, values: np.ndarray, side: bytes, shape: Shape) -> np.ndarray:
@@ -86,8 +88,13 @@ class Outliers:
             d, 1
         )
         grid = values.reshape(rows, d).copy()
-        np.put_along_axis(grid, places, kept, 1)
+        grid[_column(rows), places] = kept
         return grid.ravel()
+
+
+@lru_cache(maxsize=64)
+def _column(rows: int) -> np.ndarray:
+    return np.arange(rows)[:, None]
 
 
 @lru_cache(maxsize=16)

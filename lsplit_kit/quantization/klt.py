@@ -55,13 +55,6 @@ class Klt(Codec):
         count = math.prod(shape)
         return 4 * count + 8 if count else 0
 
-    def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
-        """What its first bytes say; raises CodecError."""
-        if not math.prod(shape):
-            return 0
-        size, start = read_varint(raw, at)
-        return start - at + size
-
     def _pack(self, tensor: Tensor) -> bytes:
         if not tensor.numel():
             return b""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CodecError, NonFiniteError
 from .auto import is_auto
+from .entropy import read_varint
 from .spec import Spec, parse
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ class Codec(Card):
         return self.decode(encoded, dtype)
 
     def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
-        """Bytes of the tensor's payload that begins at `at`; raises CodecError where it does not say."""
-        return self.payload_bytes(shape)
+        """Bytes of the tensor's payload that begins at `at`; one that is not `fixed` says so itself, or CodecError."""
+        if self.fixed or not math.prod(shape):
+            return self.payload_bytes(shape)
+        size, start = read_varint(raw, at)
+        return start - at + size
 
     def encode(self, tensor: Tensor) -> Encoded:
         """Encode a float tensor [..., d]; raises NonFiniteError on NaN or infinity."""

@@ -6,6 +6,7 @@ in every dialogue, is sent and not judged. What comes down after layer k is the 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import common
@@ -82,14 +83,16 @@ def main() -> None:
     """Measure and report."""
     parser = common.options(__doc__)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--part", choices=("cut", "depths"), help="measure this one, keep the other as it is on record")
     args = parser.parse_args()
     common.one_thread()
     model, tokenizer = lk.load(args.model)
     texts = {domain: windows(tokenizer, domain) for domain in DOMAINS}
     if args.quick:
         texts = {domain: [piece[:128] for piece in pieces[:2]] for domain, pieces in texts.items()}
-    both, goals = [], []
-    for domain, pieces in tqdm(texts.items(), desc="both ways"):
+    kept = json.loads((common.RESULTS / "text_rate.json").read_text("utf-8")) if args.part else {}
+    both, goals = kept["both"] if args.part == "depths" else [], []
+    for domain, pieces in tqdm([] if both else texts.items(), desc="both ways"):
         after = shared(pieces) if domain == "chat" else 0
         models = {spec: lk.split(model, codec=spec) for spec in BOTH}
         both += [{"text": domain, **row} for row in measured(models, model, pieces, after)]
@@ -97,8 +100,9 @@ def main() -> None:
         for row in (x for x in both if x["codec"] == spec and x["text"] in domains):
             met = row["bits"] <= bits and row["ratio"] <= ratio and row["top1"] >= top1
             goals.append({**row, "goal": f"<= {bits} bits, <= {ratio}, >= {top1:.0%}", "met": bool(met)})
-    deep, pieces = [], [p for domain in ("prose", "code") for p in texts[domain][: 1 if args.quick else 4]]
-    for depth in tqdm(DEPTHS[1:2] if args.quick else DEPTHS, desc="depths"):
+    deep = kept["depths"] if args.part == "cut" else []
+    pieces = [p for domain in ("prose", "code") for p in texts[domain][: 1 if args.quick else 4]]
+    for depth in tqdm([] if deep else DEPTHS[1:2] if args.quick else DEPTHS, desc="depths"):
         models = {spec: lk.split(model, head=depth, tail=0, codec=(spec, "fp32")) for spec in DEEP}
         deep += [{"depth": depth, **row} for row in measured(models, model, pieces, 0)]
     result = {"model": args.model, "both": both, "goals": goals, "depths": deep}

@@ -7,7 +7,6 @@ import itertools
 import os
 import socket
 import threading
-import time
 
 from rpyc.utils.factory import connect_channel
 
@@ -21,27 +20,27 @@ from ..errors import (
     SessionUnknown,
     VersionMismatch,
 )
-from ..wire.link import ControlHook, Message, about
+from ..wire.link import NOTHING, ControlHook, Message, about, timings_from_wire
 from ..wire.message import PROTOCOL, Exchange, HostInfo, Open
 from .address import parse_address
 from .protocol import (
     CONFIG,
     MAX_FRAME,
     LimitedChannel,
-    PrimitiveConnection,
     PrimitiveService,
-    ProtocolViolation,
     safe_text,
 )
 from .service import info_from_wire
-from .stream import FastStream, Stalled, minus, plus, seconds
+from .stream import FastStream, Stalled, seconds
+from .talk import Talk
 from .token import find_token, prove_to_host
 from .versions import versions
 
 CONNECT_SECONDS = 5.0
+READ_AHEAD = 64 << 20  # bytes of answers taken in while our own questions cannot go out
 
 
-class RpycLink(Card):
+class RpycLink(Talk, Card):
     """A link to the host at `address` ("rpyc://127.0.0.1:18861"); connects at once, and again when it must.
 
     timeout: seconds for a whole call; fingerprint (hex), start, stop, dtype: what the host must serve (empty
@@ -64,20 +63,13 @@ class RpycLink(Card):
         max_frame: int = MAX_FRAME,
         on_control: ControlHook | None = None,
     ) -> None:
-        self.address, self.timeout, self.on_control = address, seconds(timeout, "timeout"), on_control
+        Talk.__init__(self, address, seconds(timeout, "timeout"), on_control)
         self._where = parse_address(address)
         self._asked = (fingerprint, -1 if start is None else start, -1 if stop is None else stop, dtype)
         self._token, self._max_frame = token, max_frame
-        self.epoch = 0
         self._lock = threading.Lock()
-        self._conn: PrimitiveConnection | None = None
-        self._stream: FastStream | None = None
-        self._channel: LimitedChannel | None = None
         self._numbers = itertools.count(1)
-        self._sessions: dict[int, int] = {}  # our number, never used twice -> the host's number on this connection
-        self._past, self._past_tcp = (0, 0), (0, 0)
-        self._tcp_start = (0, 0)
-        self._closed, self._owner = False, os.getpid()
+        self._closed = False
         with self._lock:
             self._connect()
 
@@ -97,10 +89,20 @@ class RpycLink(Card):
         """Send one step, wait for its answer; raises SessionUnknown when the session's connection is gone."""
         with self._lock:
             self._drop_if_dead()
-            number = self._sessions.get(session)
-            if number is None:
-                raise SessionUnknown(f"Session {session} ended with its connection; it has to be opened and replayed.")
-            return Exchange(*self._call("step", (number, *step.to_wire()), (bytes,)))
+            return Exchange(*self._call("step", (self._theirs(session), *step.to_wire()), (bytes,)))
+
+    def send(self, session: int, step: Message) -> None:
+        """Send one step and go on; raises SessionUnknown when the session's connection is gone."""
+        with self._lock:
+            self._drop_if_dead()
+            self._ask("step", (self._theirs(session), *step.to_wire()))
+
+    def receive(self) -> Exchange:
+        """The answer to the oldest step under way; raises SessionUnknown when none is under way."""
+        with self._lock:
+            if not self._asked_for:
+                raise SessionUnknown(NOTHING)
+            return Exchange(*self._answer((bytes,)))
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session; nothing is sent when its connection is gone."""
@@ -118,19 +120,15 @@ class RpycLink(Card):
             _, up, down = self._call("calibrate", (raw,), (type(None),))
             self._note("calibrate", up, down)
 
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Bytes (up, down) over all connections of this link: `stream`, and `tcp` where the kernel tells."""
-        now = (self._stream.tx, self._stream.rx) if self._stream else (0, 0)
-        found = {"stream": plus(self._past, now)}
-        tcp = self.tcp()
-        return found | ({"tcp": tcp} if tcp else {})
-
-    def tcp(self) -> tuple[int, int] | None:
-        """The kernel's (bytes acknowledged, received) over all connections; None where it does not tell."""
-        if self._past_tcp is None or self._stream is None:
-            return self._past_tcp
-        now = self._stream.tcp_info()
-        return None if now is None else plus(self._past_tcp, minus(now, self._tcp_start))
+    def timings(self) -> list[tuple[int, int, int]]:
+        """(waiting, codec, computing) at the host in microseconds, for each step since the last question."""
+        with self._lock:
+            self._drop_if_dead()
+            if self._conn is None:
+                return []
+            raw, up, down = self._call("timings", (), (bytes,))
+            self._note("timings", up, down)
+            return timings_from_wire(raw)
 
     def close(self) -> None:
         """End the link, and a call in flight in another thread. A second call does nothing."""
@@ -170,7 +168,7 @@ class RpycLink(Card):
             raise HostUnavailable(
                 f"No host answers at {self.address} ({err.strerror or err}); start one first."
             ) from None
-        self._stream, self._owner = FastStream(sock, self.timeout), os.getpid()
+        self._stream, self._owner = FastStream(sock, self.timeout, READ_AHEAD), os.getpid()
         if self._closed:  # close() came while we dialled
             self._discard()
             raise HostUnavailable(f"The link to {self.address} is closed; make a new one.")
@@ -185,20 +183,21 @@ class RpycLink(Card):
             answer, _, _ = self._call("hello", (PROTOCOL, *versions(), *self._asked), (tuple,))
             self._accept(info_from_wire(answer))
         except AuthError:
-            self._discard("lost")
+            self._discard()
             raise
         except Stalled:
-            self._discard("lost")
+            self._discard()
             raise HostTimeout(f"{self.address} did not answer the handshake within {wait:g} s.") from None
         except (EOFError, ConnectionError) as err:
-            self._discard("lost")
+            self._discard()
             if isinstance(err, LsplitError) and type(err) is not HostUnavailable:
                 raise
             raise HostUnavailable(f"{self.address} ended the handshake; it may be full, or no lsplit host.") from None
         except BaseException:
-            self._discard("lost")
+            self._discard()
             raise
-        self._note("hello", self._stream.tx, self._stream.rx)  # with the token handshake's bytes
+        self._explained = (self._stream.tx, self._stream.rx)
+        self._note("hello", *self._explained)  # with the token handshake's bytes
 
     def _accept(self, info: HostInfo) -> None:
         if info.protocol.split(".")[0] != PROTOCOL.split(".")[0]:
@@ -219,78 +218,7 @@ class RpycLink(Card):
         if self._conn is None:
             self._connect()
 
-    def _drop_if_dead(self) -> None:
-        """Between calls a host is silent: readable bytes mean that it closed the connection."""
-        if self._conn is None:
-            return
-        if self._owner != os.getpid():  # a fork: two would read each other's answers
-            self._forked()
-            return
-        try:
-            dead = self._conn.closed or self._channel.poll(0)
-        except (EOFError, OSError, ValueError):
-            dead = True
-        if dead:
-            self._discard()
-
-    def _forked(self) -> None:
-        """Let go of the parent's connection without ending it: close() only drops this process's descriptor."""
-        self._owner = os.getpid()
-        self._discard()
-
-    def _call(self, name: str, args: tuple, kinds: tuple[type, ...]) -> tuple:
-        """Return (value, bytes up, bytes down) of one named call; any doubt about the connection ends it."""
-        stream, before = self._stream, (self._stream.tx, self._stream.rx)
-        self._channel.until = time.monotonic() + self.timeout
-        dirty: str | None = "lost"
-        try:
-            value = self._conn.call(name, args)
-            if type(value) not in kinds:
-                raise ProtocolViolation(f"{name} was answered with {type(value).__name__}")
-            dirty = None
-            return value, stream.tx - before[0], stream.rx - before[1]
-        except LsplitError:  # the host's own typed answer, or a limit of ours: the connection is in order
-            dirty = "error"
-            raise
-        except (Stalled, TimeoutError):
-            raise HostTimeout(f"The host at {self.address} did not answer {name} within {self.timeout:g} s.") from None
-        except ProtocolViolation as err:
-            raise FrameError(f"The host broke the wire's rules: {safe_text(err)}.") from None
-        except (EOFError, OSError):
-            raise HostUnavailable(
-                f"The connection to {self.address} broke in {name}; the host may have ended."
-            ) from None
-        except Exception as err:
-            raise FrameError(
-                f"The host's answer to {name} does not have the agreed form ({type(err).__name__})."
-            ) from None
-        finally:
-            if name != "hello" and dirty:  # hello's bytes are noted with the handshake's
-                self._note(dirty, stream.tx - before[0], stream.rx - before[1])
-                if dirty == "lost":
-                    self._discard()
-
-    def _discard(self, kind: str = "") -> None:
-        stream, conn = self._stream, self._conn
-        if stream is None:
-            return
-        tcp = self._last_tcp(stream)
-        self._past_tcp = tcp
-        self._past = plus(self._past, (stream.tx, stream.rx))
-        self._stream = self._channel = self._conn = None
-        self._sessions.clear()
-        self.epoch += 1
-        stream.close()
-        if conn is not None:
-            conn.close()
-        if kind:
-            self._note(kind, stream.tx, stream.rx)
-
-    def _last_tcp(self, stream: FastStream) -> tuple[int, int] | None:
-        if self._past_tcp is None or (now := stream.tcp_info()) is None:
-            return None
-        return plus(self._past_tcp, minus(now, self._tcp_start))
-
-    def _note(self, kind: str, up: int, down: int) -> None:
-        if self.on_control and (up or down):
-            self.on_control(kind, up, down)
+    def _theirs(self, session: int) -> int:
+        if session not in self._sessions:
+            raise SessionUnknown(f"Session {session} ended with its connection; it has to be opened and replayed.")
+        return self._sessions[session]

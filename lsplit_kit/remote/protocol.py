@@ -59,11 +59,12 @@ class ProtocolViolation(EOFError):
 class LimitedChannel(Channel):
     """Frames without compression, refused by their size before anything is allocated (`max_frame` bytes)."""
 
-    __slots__ = ("max_frame", "until")
+    __slots__ = ("got", "max_frame", "until")
 
     def __init__(self, stream: FastStream, max_frame: int = MAX_FRAME) -> None:
         super().__init__(stream, compress=False)
         self.max_frame = max_frame
+        self.got = 0  # bytes of the last frame received
         self.until = float("inf")  # the client's own deadline for the call in flight
 
     def recv(self) -> memoryview:
@@ -75,6 +76,7 @@ class LimitedChannel(Channel):
         frame = self.stream.read(size + 1, end)
         if frame[-1] != self.FLUSHER[0]:
             self._refuse("a frame does not end where it says")
+        self.got = self.FRAME_HEADER.size + size + 1
         data = memoryview(frame)[:size]
         try:
             walk(data[1:])
@@ -116,10 +118,14 @@ class PrimitiveConnection(Connection):
 
     _closed: bool
 
-    def call(self, name: str, args: tuple) -> object:
-        """Ask the host for `name(*args)` and return its answer, the only frame that may come back."""
+    def ask(self, name: str, args: tuple) -> int:
+        """Ask the host for `name(*args)`; return the number that its answer will bear."""
         seq = self._get_seq_id()
         self._send(consts.MSG_REQUEST, seq, (consts.HANDLE_CALLATTR, self._box((None, name, args, ()))))
+        return seq
+
+    def answered(self, seq: int) -> object:
+        """The answer to question `seq`, the only frame that may come next."""
         data = self._channel.recv()
         answered, value = brine.load(data[1:])
         if data[0] not in (consts.MSG_REPLY, consts.MSG_EXCEPTION) or answered != seq:

@@ -1,14 +1,17 @@
-"""What a host answers: hello, open, step, close_session, calibrate; sessions live and die with their connection."""
+"""What a host answers: seven calls and no more; sessions live and die with their connection."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from typing import Any, Protocol
+
+import numpy as np
 
 from ..errors import FingerprintMismatch, FrameError, LsplitError, SessionUnknown, VersionMismatch
 from ..wire.link import BodyHost
-from ..wire.message import PROTOCOL, HostInfo, Open
+from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
 from .protocol import PrimitiveService, log, safe_text
 
 MAX_SESSIONS = 64
@@ -31,7 +34,7 @@ class HeldBody(BodyHost, Protocol):
 class BodyService(PrimitiveService):
     """One connection's view of the host's body; rpyc makes one per connection from `service_of(body)`."""
 
-    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate"})
+    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings"})
     body: HeldBody
 
     def __init__(self) -> None:
@@ -40,6 +43,7 @@ class BodyService(PrimitiveService):
             OrderedDict()
         )  # this connection's number -> the body's, oldest use first
         self._last = 0
+        self._waited: deque[int] = deque(maxlen=MAX_TIMINGS)  # microseconds for the compute lock, a step each
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
@@ -106,8 +110,12 @@ class BodyService(PrimitiveService):
         if number is None:
             raise SessionUnknown(f"The host does not know session {args[0]} on this connection.")
         self._sessions.move_to_end(args[0])
+        asked = time.perf_counter()
         with compute_lock:
-            return part.step(number, step)
+            waited = time.perf_counter() - asked
+            payload = part.step(number, step)
+        self._waited.append(round(waited * 1e6))
+        return payload
 
     def exposed_close_session(self, *args: Any) -> None:
         """Forget a session; one that is not there is no error."""
@@ -121,6 +129,15 @@ class BodyService(PrimitiveService):
         """Take a calibration file for this connection's codecs."""
         _types("calibrate", args, (bytes,))
         self._ready().calibrate(args[0])
+
+    def exposed_timings(self, *args: Any) -> bytes:
+        """What this connection's steps took since the last question, three int32 each: waiting, codec, computing."""
+        _types("timings", args, ())
+        spent = np.frombuffer(self._ready().timings(), "<i4").reshape(-1, 3).copy()
+        waited = np.array(self._waited, "<i4")[len(self._waited) - len(spent) :]
+        self._waited.clear()
+        spent[:, 0] += waited
+        return spent.tobytes()
 
     def _ready(self) -> BodyHost:
         if self._part is None:

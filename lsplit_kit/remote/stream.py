@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -32,13 +33,18 @@ class Stalled(EOFError):
 
 
 class FastStream(SocketStream):
-    """A socket stream that counts bytes (`tx`, `rx`) and ends every read and write in `deadline` seconds."""
+    """A socket stream that counts bytes (`tx`, `rx`) and ends every read and write in `deadline` seconds.
 
-    __slots__ = ("_owner", "_readable", "deadline", "rx", "tx")
+    ahead: bytes that it reads while it has to wait with writing. A peer that answers several questions in a row may
+    be waiting for us to take its answers while we wait for it to take our next question: one of the two has to read.
+    """
 
-    def __init__(self, sock: socket.socket, deadline: float = 60.0) -> None:
+    __slots__ = ("_ahead", "_early", "_owner", "_readable", "deadline", "rx", "tx")
+
+    def __init__(self, sock: socket.socket, deadline: float = 60.0, ahead: int = 0) -> None:
         super().__init__(sock)
         self.deadline, self.tx, self.rx, self._owner = deadline, 0, 0, os.getpid()
+        self._ahead, self._early = ahead, bytearray()
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
@@ -58,13 +64,16 @@ class FastStream(SocketStream):
     def poll(self, timeout: float) -> bool:
         """Say whether bytes can be read; bytes that TLS has already decrypted are invisible to select()."""
         pending = getattr(self.sock, "pending", None)
-        return bool(pending and pending()) or bool(self._readable.select(max(timeout, 0)))
+        early = bool(self._early) or bool(pending and pending())
+        return early or bool(self._readable.select(max(timeout, 0)))
 
     def read(self, count: int, end: float | None = None) -> bytearray:
         """Read exactly `count` bytes before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
         end = time.monotonic() + self.deadline if end is None else end
         buffer = bytearray(count)
-        view, got = memoryview(buffer), 0
+        view, got = memoryview(buffer), min(count, len(self._early))
+        view[:got] = self._early[:got]
+        del self._early[:got]
         try:
             while got < count:
                 try:
@@ -100,10 +109,19 @@ class FastStream(SocketStream):
             raise self._ended(err) from None
 
     def _wait_for_room(self, end: float) -> None:
+        room = self._ahead - len(self._early)
         with selectors.DefaultSelector() as selector:
-            selector.register(self.sock, selectors.EVENT_WRITE)
-            if not selector.select(max(end - time.monotonic(), 0)):
-                raise Stalled("the peer does not take our bytes")
+            selector.register(self.sock, selectors.EVENT_WRITE | (selectors.EVENT_READ if room > 0 else 0))
+            ready = selector.select(max(end - time.monotonic(), 0))
+        if not ready:
+            raise Stalled("the peer does not take our bytes")
+        if ready[0][1] & selectors.EVENT_READ:
+            with contextlib.suppress(BlockingIOError):
+                got = self.sock.recv(min(room, 1 << 16))
+                if not got:
+                    raise EOFError("the peer closed the connection")
+                self._early += got
+                self.rx += len(got)
 
     def _ended(self, err: EOFError | OSError) -> EOFError:
         """Close the stream after any failure; an OSError becomes an EOFError."""

@@ -67,7 +67,8 @@ class PictureBody(Sessions[Picture, PictureStep]):
             raise
 
     def _answered(self, s: Picture, step: PictureStep) -> bytes:
-        tree = s.forms.unpack(step.form, step.payload)
+        with self.coding():
+            tree = s.forms.unpack(step.form, step.payload)
         if type(tree) is not dict or not set(tree) <= PARTS:
             raise FrameError("The form of this call is not readable.")
         call, guide = tree.get("call"), _guide(tree.get("guide"))
@@ -84,7 +85,8 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 if most > self.info.max_frame - 4096:
                     raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
                 s.coders += [s.down.coder() for _ in out[len(s.coders) :]]
-                encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
+                with self.coding():
+                    encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
                 if s.run is not None:  # step on what the local side will have, not on what was computed
                     noise = laid_out(s.coders[0].again(encoded[0], out[0].dtype), layout_of(out[0]))
                     s.run.at = call.get("timestep")

@@ -53,7 +53,8 @@ class Body(Sessions[Session, Step]):
     def _answer(self, session: Session, step: Step) -> bytes:
         """The down payload [B, T, d]."""
         self._check(session, step)
-        hidden = session.up.decode(Encoded(session.up.spec, self._shape(step), step.payload), self.dtype)
+        with self.coding():
+            hidden = session.up.decode(Encoded(session.up.spec, self._shape(step), step.payload), self.dtype)
         rows, pads, positions = self._control(session, step)
         with self._lock, torch.inference_mode():
             return self._run(session, step, hidden, rows, pads, positions)
@@ -123,7 +124,8 @@ class Body(Sessions[Session, Step]):
                 if s.policy == "hidden":
                     s.history, s.positions = hidden, at
                     out = out[:, -step.tokens :]
-            payload = s.down.encode(out).payload  # here, because a failure must not leave the rows gathered
+            with self.coding():
+                payload = s.down.encode(out).payload  # here, because a failure must not leave the rows gathered
         except Exception:
             s.cache = s.history = s.positions = None  # half-written state is no state: the client replays
             s.have = 0

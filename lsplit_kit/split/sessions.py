@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
 from typing import Generic, Self, TypeVar
+
+import numpy as np
 
 from ..errors import CalibrationMissing, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
 from ..quantization import Calibration, bases, codec
 from ..wire.link import Message
-from ..wire.message import PROTOCOL, HostInfo, Open, PictureStep, Step
+from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open, PictureStep, Step
 
 MAX_FRAME, MAX_ROWS, MAX_SESSIONS, MAX_REMEMBERED = 16 << 20, 256, 64, 2 << 30
 MAX_CALIBRATIONS = 4  # that one connection may bring
@@ -45,6 +49,8 @@ class Sessions(Generic[S, M]):
         self.calibrations: dict[str, Calibration] = {}
         self._next = 0
         self._lock = lock or threading.Lock()
+        self._coding = 0.0  # seconds that the step under way spent with codecs
+        self._spent: deque[tuple[int, int, int]] = deque(maxlen=MAX_TIMINGS)
 
     def fork(self) -> Self:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
@@ -92,6 +98,26 @@ class Sessions(Generic[S, M]):
         if not isinstance(step, self.message):
             raise FrameError(f"This body takes a {self.message.__name__}, got a {type(step).__name__}.")
         self.sessions.move_to_end(number)
+        began, self._coding = time.perf_counter(), 0.0
+        payload = self._once(session, step)  # type: ignore[arg-type]
+        took = time.perf_counter() - began
+        self._spent.append((0, round(self._coding * 1e6), round((took - self._coding) * 1e6)))
+        return payload
+
+    def timings(self) -> bytes:
+        """What the steps since the last question took, three int32 each, microseconds: waiting, codec, computing."""
+        spent = np.array(self._spent, "<i4").tobytes()
+        self._spent.clear()
+        return spent
+
+    @contextlib.contextmanager
+    def coding(self) -> Iterator[None]:
+        """A block whose time is the codec's."""
+        began = time.perf_counter()
+        yield
+        self._coding += time.perf_counter() - began
+
+    def _once(self, session: S, step: M) -> bytes:
         digest = step.digest()
         if step.step_no == session.last[0]:
             if digest != session.last[1]:

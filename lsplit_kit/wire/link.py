@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 from rpyc.core import brine, consts
 
 from ..card import Card
-from ..errors import CalibrationMissing, HostUnavailable
+from ..errors import CalibrationMissing, FrameError, HostUnavailable, LsplitError, SessionUnknown
 from ..quantization import Codec
 from .message import Exchange, HostInfo, Open, PictureStep, Step
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
 
+NOTHING = "No step is under way on this link; its connection may have ended since it was sent."
 Message = Step | PictureStep
 ControlHook = Callable[[str, int, int], None]
 
@@ -39,6 +42,9 @@ class BodyHost(Protocol):
     def calibrate(self, raw: bytes) -> None:
         """Take a calibration that sessions to come may name."""
 
+    def timings(self) -> bytes:
+        """What the steps since the last question took, three int32 each, microseconds: waiting, codec, computing."""
+
 
 class Link(Protocol):
     """Carries steps to one body. `epoch` changes when every session number given so far has died."""
@@ -51,13 +57,22 @@ class Link(Protocol):
         """Start a session at the host; returns its number."""
 
     def step(self, session: int, step: Message) -> Exchange:
-        """Send one step and wait for its answer."""
+        """Send one step and wait for its answer; answers that nobody asked for since `send` are dropped."""
+
+    def send(self, session: int, step: Message) -> None:
+        """Send one step and go on; several may be under way, and the host answers them in this order."""
+
+    def receive(self) -> Exchange:
+        """The answer to the oldest step under way; raises what `step` would, SessionUnknown when none is under way."""
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""
 
     def calibrate(self, raw: bytes) -> None:
         """Give the host a calibration file that it does not have."""
+
+    def timings(self) -> list[tuple[int, int, int]]:
+        """(waiting, codec, computing) at the host in microseconds, for each step since the last question."""
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) so far, by who counted: `stream`, and `tcp` where the kernel tells."""
@@ -82,6 +97,13 @@ def begin(link: Link, terms: Open, *codecs: Codec) -> int:
         return link.open(terms)
 
 
+def timings_from_wire(raw: bytes) -> list[tuple[int, int, int]]:
+    """A host's timings as they came, microseconds; raises FrameError."""
+    if len(raw) % 12:
+        raise FrameError("A host's timings are three int32 for each step.")
+    return [(a, b, c) for a, b, c in np.frombuffer(raw, "<i4").reshape(-1, 3).tolist()]
+
+
 class InProcess(Card):
     """The body in this process: payloads are encoded and decoded, nothing is framed (frame bytes are 0)."""
 
@@ -91,6 +113,7 @@ class InProcess(Card):
         self.body, self.info, self.epoch = body, body.info, 0
         self.on_control: ControlHook | None = None
         self._closed = False
+        self._answers: deque[Exchange | LsplitError] = deque()
 
     def open(self, terms: Open) -> int:
         """Start a session in this process."""
@@ -100,6 +123,34 @@ class InProcess(Card):
     def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
+        while self._answers:
+            done = self._answers.popleft()
+            if isinstance(done, Exchange) and self.on_control and done.frame_up:
+                self.on_control("dropped", done.frame_up, done.frame_down)
+        return self._run(session, step)
+
+    def send(self, session: int, step: Message) -> None:
+        """Run one step in this process and keep its answer."""
+        self._check()
+        try:
+            self._answers.append(self._run(session, step))
+        except LsplitError as error:
+            self._answers.append(error)
+
+    def receive(self) -> Exchange:
+        """The oldest answer kept."""
+        if not self._answers:
+            raise SessionUnknown(NOTHING)
+        done = self._answers.popleft()
+        if isinstance(done, LsplitError):
+            raise done
+        return done
+
+    def timings(self) -> list[tuple[int, int, int]]:
+        """What the body's steps took."""
+        return timings_from_wire(self.body.timings())
+
+    def _run(self, session: int, step: Message) -> Exchange:
         return Exchange(self.body.step(session, step), 0, 0)
 
     def close_session(self, session: int) -> None:
@@ -145,9 +196,15 @@ class Loopback(InProcess):
         self._note("open", up, self._reply(session)[1])
         return session
 
-    def step(self, session: int, step: Message) -> Exchange:
-        """Run one step through real frames."""
-        self._check()
+    def timings(self) -> list[tuple[int, int, int]]:
+        """What the body's steps took, through real frames."""
+        _, up = self._frame("timings", ())
+        raw, down = self._reply(self.body.timings())
+        self._note("timings", up, down)
+        return timings_from_wire(raw)
+
+    def _run(self, session: int, step: Message) -> Exchange:
+        """One step through real frames."""
         args, up = self._frame("step", (session, *step.to_wire()))
         payload, down = self._reply(self.body.step(args[0], type(step).from_wire(args[1:])))
         self._count(up, down)

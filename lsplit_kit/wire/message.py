@@ -12,6 +12,7 @@ from ..errors import FrameError
 from ..quantization import Encoded
 
 PROTOCOL = "1.0"
+MAX_TIMINGS = 4096  # steps whose durations a host keeps for its client
 POLICIES = ("kv", "hidden", "none")
 MODES = ("per_step", "lockstep")
 

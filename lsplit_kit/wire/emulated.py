@@ -128,13 +128,17 @@ class EmulatedLink(Card):
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
+        self.drop()
+        self.send(session, step)
+        return self.receive()
+
+    def drop(self) -> None:
+        """Forget the answers under way, when they have come."""
         while self._answers:
             with contextlib.suppress(LsplitError):
                 done = self.receive()
                 if self.on_control and done.frame_up:
                     self.on_control("dropped", done.frame_up, done.frame_down)
-        self.send(session, step)
-        return self.receive()
 
     def send(self, session: int, step: Message) -> None:
         """Send one step; the line is busy with it, the caller is not (with `realtime` it is, while the line is)."""

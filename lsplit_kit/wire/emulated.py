@@ -20,6 +20,7 @@ from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 
+AWAKE = 0.002  # seconds before a deadline that are not slept
 OVERHEAD = 34  # bytes of a step's frame beside its payload, where its size has to be guessed before it is sent
 
 
@@ -226,9 +227,9 @@ class EmulatedLink(Card):
         self._came.append((done, self.now))
 
     def _wait_until(self, deadline: float) -> None:
-        """Wait for a moment of this clock; the last half millisecond awake, for sleeping is not that exact."""
+        """Wait for a moment of this clock; the last milliseconds awake, for sleeping is not that exact."""
         while (left := deadline - self.now) > 0:
-            nap = left - 0.0005 if left > 0.001 else 0
+            nap = max(0.0, left - AWAKE)
             if len(self._came) < len(self._answers):
                 self._take(nap)
             else:

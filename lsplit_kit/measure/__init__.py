@@ -7,6 +7,7 @@ from .rate import bits_a_value, hidden_of, levels_of, noise_of, picture_run, rat
 from .recompute import BodySize, body_flops, body_size, pass_flops
 from .text import greedy_agreement, python_text, text_quality, token_ids
 from .traffic import (
+    cache_table,
     open_bytes,
     reaches,
     reduction,
@@ -18,8 +19,8 @@ from .traffic import (
 )
 
 __all__ = [
-    "BodySize", "Moment", "bits_a_value", "body_flops", "body_size", "channel_peaks", "difference", "greedy_agreement",
-    "hidden_of", "levels_of", "moments", "noise_of", "open_bytes", "pass_flops", "picture_quality", "picture_run",
-    "python_text", "rate_point", "reaches", "reduction", "reply_bytes", "reply_vectors", "story", "text_quality",
-    "token_bytes", "token_ids", "token_reduction", "token_vectors",
+    "BodySize", "Moment", "bits_a_value", "body_flops", "body_size", "cache_table", "channel_peaks", "difference",
+    "greedy_agreement", "hidden_of", "levels_of", "moments", "noise_of", "open_bytes", "pass_flops", "picture_quality",
+    "picture_run", "python_text", "rate_point", "reaches", "reduction", "reply_bytes", "reply_vectors", "story",
+    "text_quality", "token_bytes", "token_ids", "token_reduction", "token_vectors",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rpyc.core import brine, consts
@@ -18,6 +18,9 @@ from rpyc.core import brine, consts
 from ..errors import UnsupportedOption
 from ..wire.link import FRAME_OVERHEAD
 from ..wire.message import POLICIES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WAYS = ("up", "down", "both")
 ONE_BYTE = 160  # RPyC's brine writes -48 to 159 in one byte, larger integers as a tag, a length and decimal digits
@@ -131,6 +134,22 @@ def reaches(
         if span == most:
             return None
         span *= 4
+
+
+def cache_table(policy: str, prompt: int, new: int, width: int, value_bytes: ValueBytes = 4) -> pd.DataFrame:
+    """Bytes of a whole reply and of its last token, payload alone and framed: up, down, both, and the share saved.
+
+    One row for each (of, bytes); the columns `saved up`, `saved down` and `saved both` are shares of policy `none`'s.
+    """
+    import pandas as pd
+
+    rows = {}
+    for what, count in (("reply", reply_bytes), ("last token", token_bytes)):
+        for name, framed in (("payload", False), ("frame", True)):
+            mine, whole = (count(p, prompt, new, width, value_bytes, framed) for p in (policy, "none"))
+            bytes_ = {way: mine.of(way) for way in WAYS}
+            rows[what, name] = bytes_ | {f"saved {way}": 1 - mine.of(way) / whole.of(way) for way in WAYS}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["of", "bytes"])
 
 
 def open_bytes(policy: str, up: str = "fp32", down: str = "fp32") -> Ways:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lsplit_kit import figures, measure
 from lsplit_kit.figures.axes import Axes
-from lsplit_kit.figures.caches import REJECTED, caches_alt, caches_sketch
+from lsplit_kit.figures.caches import LEFT, REJECTED, caches_alt, caches_sketch
 from lsplit_kit.figures.hatch import hatch
 from lsplit_kit.figures.numbers import percent
 from lsplit_kit.figures.recomputed import recomputed_alt, recomputed_sketch
@@ -197,3 +197,11 @@ def test_a_bent_dashed_line_is_dashed_along_all_of_it():
     )
     assert pieces[0][0] == (0, 0) and pieces[-1][1][1] > 35
     assert _dashes([(0, 0), (30, 0)]) == [[(0, 0), (10, 0)], [(20, 0), (30, 0)]]
+
+
+def test_guesses_in_a_prefill_are_not_taken_for_the_prompt():
+    read = [measure.Moment("prefill", 0, 15, 15, 15, 15), measure.Moment("rollback", 0, 0, 0, 11, 15, 4)]
+    for k in (0, 1):
+        sheet = caches_sketch(read, k, "kv")
+        (edge,) = {s.points[0][0] for s in sheet.shapes if s.kind == "line" and s.width == 2.0 and s.points[0][1] < 45}
+        assert edge == pytest.approx(LEFT + 11 * 26)

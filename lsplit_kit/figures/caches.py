@@ -25,7 +25,8 @@ def caches(told: Sequence[Moment], at: int, policy: str) -> Shown:
 
 def caches_sketch(told: Sequence[Moment], at: int, policy: str, headline: bool = True) -> Sketch:
     """The picture as a sketch; all moments share one scale, so that nothing jumps from one to the next."""
-    now, prompt = told[at], told[0].local
+    # A prefill may hold guesses, but nothing of the prompt is ever rejected.
+    now, prompt = told[at], min(moment.local for moment in told)
     sheet = Sketch(WIDTH, HEIGHT)
     most = max(max(m.local + m.rejected, m.host) for m in told)
     cell = min((WIDTH - LEFT - RIGHT) / most, 26.0)

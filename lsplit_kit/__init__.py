@@ -18,6 +18,7 @@ _HOME = {
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
+    "CacheLab": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .face import split as split
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
+    from .widgets import CacheLab as CacheLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer

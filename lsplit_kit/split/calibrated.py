@@ -31,8 +31,8 @@ def calibrated_at(model: PreTrainedModel | str, head: int, tail: int) -> bool:
     if not isinstance(model, str):
         facts = facts_of(model)
         return all(fitting(facts, depth) is not None for depth in (head, facts["layers"] - tail))
-    found = [known.facts for known in calibrations()]
-    depths = {(f.get("depth"), f.get("layers")) for f in found if f.get("model") == Path(model).name}
+    found = [known.facts for known in calibrations() if known.facts.get("model") == Path(model).name]
+    depths = {(int(f.get("depth") or 0), int(f.get("layers") or 0)) for f in found}
     return any((head, layers) in depths and (layers - tail, layers) in depths for _, layers in depths)
 
 

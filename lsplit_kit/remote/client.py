@@ -112,6 +112,13 @@ class RpycLink(Talk, Card):
             except (EOFError, OSError, ValueError):
                 return True
 
+    def abandon(self, session: int) -> None:
+        """Let go of a session and of every step under way: their connection ends, and the host stops computing."""
+        with self._lock:
+            if self._asked_for:
+                self._discard("dropped")
+        self.close_session(session)
+
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session; nothing is sent when its connection is gone."""
         with self._lock:

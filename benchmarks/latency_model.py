@@ -77,7 +77,7 @@ def render(r: dict[str, Any]) -> str:
     ]  # fmt: skip
     said = (
         f"Emulated: one machine, virtual clock, measured CPU time, no jitter, no loss. Text: {r['prompt']} tokens of "
-        f"prompt, {r['tokens']} new ones; pictures: {r['steps']} steps in lockstep; medians of {r['rounds']} rounds. "
+        f"prompt, {r['tokens']} new ones; pictures: {r['steps']} steps, a latent up at each; medians of {r['rounds']} rounds. "
         f"Median error over {len(r['rows'])} settings: {r['median_error']:.1%} in all, "
         f"{r['median_first_error']:.1%} to the first token or noise."
     )
@@ -97,7 +97,7 @@ def main() -> None:
     pipe = lk.load("emoji-ldm")
     pipe.set_progress_bar_config(disable=True)
     for codec in PICTURES[: 1 if args.quick else None]:
-        split = lk.split(pipe, codec=codec, mode="lockstep", body="loopback", network="lan")
+        split = lk.split(pipe, codec=codec, body="loopback", network="lan")
         rows += [{**x, "plan": "denoiser", "codec": codec} for x in one(split, "emoji-ldm", networks, rounds)]
     errors, firsts = ([abs(x[k]) for x in rows] for k in ("error", "first_error"))
     result = {"rounds": rounds, "prompt": PROMPT, "tokens": TOKENS, "steps": STEPS, "rows": rows,

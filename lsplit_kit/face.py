@@ -67,6 +67,7 @@ def split(
     at: str = "denoiser",
     mode: str = "per_step",
     guidance: str | None = None,
+    skip: float | str | None = None,
     timeout: float = 60.0,
     network: str | Network | None = None,
     chunk: int | None = None,
@@ -79,9 +80,10 @@ def split(
     2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
     stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
     of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own
-    scheduler, only noise comes down); guidance is applied at the "host" or "local". network: what the link goes
-    through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network; `lk.EmulatedLink(lm.link,
-    ...)` has more.
+    scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or a share of the
+    calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another picture.
+    network: what the link goes through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network;
+    `lk.EmulatedLink(lm.link, ...)` has more.
     """
     model = model[0] if isinstance(model, tuple) else model
     pair = _codecs(codec)  # before a model is loaded
@@ -103,7 +105,9 @@ def split(
         default = kept or SplitPlan()
         plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
     if hasattr(model, "scheduler") and hasattr(model, "components"):
-        return _over(conditions, _split_picture(model, plan, body, pair, at, mode, guidance, timeout))
+        if chunk is not None:
+            raise UnsupportedOption("chunk= is for the prompts of language models; a picture has none to cut.")
+        return _over(conditions, _split_picture(model, plan, body, pair, at, mode, guidance, skip, timeout))
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(
             "split() takes a causal language model of transformers or a pipeline of diffusers, "
@@ -111,9 +115,9 @@ def split(
         )
     if kept is not None and plan != kept:
         raise PlanError(f"This model was loaded with {kept} only; load it again for {plan}.")
-    if (at, mode, guidance) != ("denoiser", "per_step", None):
+    if (at, mode, guidance, skip) != ("denoiser", "per_step", None, None):
         raise UnsupportedOption(
-            "at=, mode= and guidance= are for pictures; a language model takes head=, tail=, cache=."
+            "at=, mode=, guidance= and skip= are for pictures; a language model takes head=, tail=, cache=."
         )
     pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
     pair = with_calibrations(pair, model, plan)
@@ -134,14 +138,17 @@ def _split_picture(
     at: str,
     mode: str,
     guidance: str | None,
+    skip: float | str | None,
     timeout: float,
 ) -> Any:
     from .split.image import guided_at, part_of, picture_body, picture_cut, split_image
+    from .split.skipping import skip_of
 
     if at not in ("denoiser", "blocks") or guidance not in (None, "host", "local"):
         raise UnsupportedOption(
             f'at is "denoiser" or "blocks", guidance "host" or "local"; got {at!r} and {guidance!r}.'
         )
+    skip = skip_of(skip, at)
     denoiser = getattr(pipe, part_of(pipe))
     if hasattr(denoiser, "lsplit_digests") and (at != "denoiser" or body is None or body == "loopback"):
         raise UnsupportedModel(
@@ -159,7 +166,7 @@ def _split_picture(
 
     link = _link(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
     try:
-        return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down)
+        return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down, skip)
     except BaseException:
         link.close()
         raise

@@ -103,7 +103,7 @@ def test_a_real_model_is_measured_in_a_few_steps(lm):
 
 
 def test_a_pipeline_is_measured_as_well():
-    pipe = lk.split(lk.load("toy-sd"), body="loopback", mode="lockstep", network=NET)
+    pipe = lk.split(lk.load("toy-sd"), body="loopback", network=NET)
     found = latency_model(pipe, new_tokens=3, repeats=1)
     assert found.split(1, 4, NET).each[0] > 0.05
 

@@ -130,6 +130,11 @@ def test_bad_chunks_are_one_sentence(model, given, said):
         lk.split(model, head=1, tail=1, **given)
 
 
+def test_a_picture_has_no_prompt_to_cut():
+    with pytest.raises(UnsupportedOption, match="chunk= is for"):
+        lk.split(lk.load("toy-sd"), chunk=4)
+
+
 def test_a_host_refuses_to_keep_more_than_came():
     body = body_of(lk.load("toy-llama")[0], SplitPlan(1, 1))
     session = body.open(Open("kv", "fp32", "fp32"))

@@ -104,11 +104,6 @@ class RpycLink(Talk, Card):
                 raise SessionUnknown(NOTHING)
             return Exchange(*self._answer((bytes,)))
 
-    def drop(self) -> None:
-        """Read and forget the answers under way."""
-        with self._lock:
-            self._settle()
-
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether the answer to the oldest step under way, or the end of its connection, comes within `seconds`."""
         with self._lock:
@@ -116,6 +111,13 @@ class RpycLink(Talk, Card):
                 return bool(self._asked_for) and self._channel.poll(seconds)
             except (EOFError, OSError, ValueError):
                 return True
+
+    def abandon(self, session: int) -> None:
+        """Let go of a session and of every step under way: their connection ends, and the host stops computing."""
+        with self._lock:
+            if self._asked_for:
+                self._discard("dropped")
+        self.close_session(session)
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session; nothing is sent when its connection is gone."""

@@ -131,8 +131,8 @@ class Talk:
             if not sure and name != "hello":  # hello's connection is ended where it began
                 self._discard()
 
-    def _discard(self) -> None:
-        """Let the connection go; bytes that belong to no answered question are noted as lost."""
+    def _discard(self, kind: str = "lost") -> None:
+        """Let the connection go; bytes that belong to no answered question are noted, as lost unless said otherwise."""
         stream, conn = self._stream, self._conn
         if stream is None:
             return
@@ -145,7 +145,7 @@ class Talk:
         stream.close()
         if conn is not None:
             conn.close()
-        self._note("lost", *minus((stream.tx, stream.rx), self._explained))
+        self._note(kind, *minus((stream.tx, stream.rx), self._explained))
         self._explained = (0, 0)
 
     def _last_tcp(self, stream: FastStream) -> tuple[int, int] | None:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModel, UnsupportedOption
-from .far import Asked, Far
+from ..errors import FrameError, UnsupportedModel, UnsupportedOption
+from .far import Asked, Far, alike
+from .foretold import Foresight, copied
 from .picture_host import combine
+from .skipping import Past, Skip, asked_of
 from .trajectory import Watched, same_noise, state_of
 
 Wanted = list[tuple[int | None, ...]]
@@ -23,13 +25,14 @@ class RemoteDenoiser(nn.Module):
     """Stands where `pipe.unet` or `pipe.transformer` stood; its config stays local, its weights are elsewhere."""
 
     far: Far
+    skip: Skip
 
     def __init__(self, original: Any, far: Far, pipe: Any) -> None:
         super().__init__()
         self.far, self.config = far, original.config
         self._dtype, self._names = original.dtype, list(inspect.signature(type(original).forward).parameters)[1:]
         self._input = self._names[0]
-        self.guidance = "local"
+        self.guidance, self.skip = "local", None
         self._pipe = [pipe]  # in a list: a pipeline is no sub-module
         size = original.config.get("projection_class_embeddings_input_dim")
         if size:  # SDXL pipelines read this much of the embedding that is elsewhere
@@ -52,6 +55,8 @@ class RemoteDenoiser(nn.Module):
         self._latent: Tensor | None = None  # and the latent of that call, as the pipeline had it
         self._time: Any = None  # and its time step
         self._start, self._lost = 0, False
+        self._foresight, self._past = Foresight(self._pipe[0].surprises()), Past()
+        self._before: object = None  # what the last call said besides its latent and time
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the original's: (noise,), or an output object whose `sample` it is."""
@@ -66,6 +71,11 @@ class RemoteDenoiser(nn.Module):
         guide = self._guide(sample)
         wanted = self._wanted(sample, guide)
         follows = self._follows()
+        if self.skip is not None:
+            said = guide, {k: v for k, v in call.items() if k not in (self._input, "timestep")}
+            if not alike(said, self._before):  # a noise of other texts, or guided otherwise, is no guide
+                self._past.forget()
+            self._before = said
         noise = (self._in_lockstep if follows else self._alone)(call, sample, guide, wanted)
         if guide and guide["where"] == "host":
             noise = torch.cat([noise, noise])  # without + s * (with - without) is the guided noise again
@@ -99,11 +109,27 @@ class RemoteDenoiser(nn.Module):
         return not self._lost
 
     def _alone(self, call: dict, sample: Tensor, guide: dict | None, wanted: Wanted) -> Tensor:
-        """The call by itself: the sample goes up, the noise comes down."""
+        """The call by itself: the sample goes up, the noise comes down; or it is skipped, and nothing crosses."""
+        position = self._came(call, calm=False)
+        if self._past.skips(position, asked_of(self.skip, position, self._calls())):
+            self.far.skip()
+            return self._past.guess(position)
         how: dict[str, list] = {f"call.{self._input}": ["twice" if _halves_equal(sample) else "up"]}
         tree: dict[str, Any] = {"alone": True} if self.far.policy == "lockstep" else {}
         tree |= {"guide": guide} if guide and guide["where"] == "host" else {}
-        return self.far.ask(lambda fresh: (0, {**tree, "call": call}, how), sample.dtype, wanted)[0]
+        noise = self.far.ask(lambda fresh: (0, {**tree, "call": call}, how), sample.dtype, wanted)[0]
+        self._past.add(position, noise)
+        return noise
+
+    def _came(self, call: dict, calm: bool) -> int:
+        """Which call of the run this is, from 0; -1 when that is not known."""
+        times = self._pipe[0].scheduler.timesteps
+        self._foresight.came(times, call.get("timestep"), calm)
+        return self._foresight.position(times)
+
+    def _calls(self) -> int:
+        """How many calls this run has; 0 when that is not known."""
+        return self._foresight.calls(self._pipe[0].scheduler.timesteps, getattr(self._pipe[0], "_num_timesteps", None))
 
     def _in_lockstep(self, call: dict, sample: Tensor, guide: dict | None, wanted: Wanted) -> Tensor:
         watched = self._pipe[0].scheduler
@@ -123,27 +149,60 @@ class RemoteDenoiser(nn.Module):
         here = watched.made if watched.steps else self._latent
         last, self._time = self._time, call.get("timestep")
         common = here is not None and torch.equal(here, latent)  # both sides have it, unless the host forgot
+        foresight, stepped = self._foresight, bool(watched.steps)
+        position = self._came(call, calm=common and stepped)
+        shape = sample.new_zeros(()).expand(sample.shape)  # of the latent's call, shape and dtype cross
+        rest = {"guide": guide} if guide else {}
+        rest |= {"beside": beside} if beside is not None else {}
+        how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled]}
+        with_latent = how | {"latent": ["raw" if common and stepped else "up"]}  # what was rounded once is not again
+
+        def later(at: Any, time: Any, last: Any, number: int, call: dict = call, rest: dict = rest) -> dict[str, Any]:
+            """The tree of a call whose latent the host makes."""
+            tree = {"at": torch.as_tensor(at)} if at is not None and not _alike(at, last) else {}
+            skip = asked_of(self.skip, number, self._calls())
+            tree |= {"skip": skip} if skip and at is not None else {}
+            timed = {} if time is None else {"timestep": time}
+            return {**tree, **rest, "call": {**call, self._input: shape, **timed}}
 
         def build(fresh: bool) -> Asked:
-            tree: dict[str, Any] = {}
             if fresh or here is None:
-                tree |= {"sync": state_of(watched), "latent": latent}
-            else:
-                tree |= {"at": torch.as_tensor(watched.at)} if watched.steps and not _alike(watched.at, last) else {}
-                tree |= {} if common else {"latent": latent}
-            tree |= {"guide": guide} if guide else {}
-            tree |= {"beside": beside} if beside is not None else {}
-            how: dict[str, list] = {f"call.{self._input}": ["latent", repeat, scaled]}
-            how |= {"latent": ["raw" if common and watched.steps else "up"]}  # what was rounded once is not again
-            return self._start, {**tree, "call": call}, how
+                self._past.forget()
+                state = {"sync": state_of(watched), "latent": latent}
+                return self._start, {**state, **rest, "call": {**call, self._input: shape}}, with_latent
+            tree = later(watched.at if stepped else None, self._time, last, position)
+            if not common or len(self._past.known) < 2:
+                tree.pop("skip", None)
+            return (self._start, tree, how) if common else (self._start, {**tree, "latent": latent}, with_latent)
 
-        noise = self.far.ask(build, sample.dtype, wanted)[0]
+        def ahead(asked: Asked) -> list[Asked]:
+            found, before, now = [], self._time, (copied(call), copied(rest))
+            for n, (at, time) in enumerate(foresight.next(watched.timesteps, self._time, self._calls()), 1):
+                tree = later(at, time, before, position + n, *now)
+                if len(self._past.known) + n < 2:
+                    tree.pop("skip", None)
+                found.append((self._start + n, tree, how))
+                before = time
+            return found
+
+        misses = self.far.misses
+        answered = self.far.ask(build, sample.dtype, wanted, ahead)
+        if self.far.misses > misses:
+            foresight.missed()
+        noise = answered[0] if answered else self._guessed()
+        if answered:
+            self._past.add(self._start, noise)
         self._ours = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
         theirs = self.far.theirs("latent", latent)
         if not torch.equal(theirs, latent):
             watched.theirs = (latent, theirs)
         self._latent, watched.steps = latent, 0
         return noise
+
+    def _guessed(self) -> Tensor:
+        if not self._past.skips(self._start, True):
+            raise FrameError("The host skipped a call whose noise nobody can guess.")
+        return self._past.guess(self._start)
 
 
 def _alike(at: Any, last: Any) -> bool:

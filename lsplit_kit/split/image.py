@@ -17,6 +17,7 @@ from .far import Far
 from .fingerprint import digests, fingerprint_of_tensors
 from .picture_host import PictureBody
 from .sessions import describe
+from .skipping import Skip
 from .trajectory import Watched, watch
 from .unet import body_unet, check_blocks, depth_of, local_unet, signature_of
 
@@ -60,6 +61,12 @@ class SplitPipeline(Card):
             return made
         finally:
             self.remote.end()
+
+    def surprises(self) -> bool:
+        """Whether the picture under way may do something between two steps that the local side cannot foretell."""
+        asked = getattr(self, "_asked", {})
+        between = any(asked.get(name) is not None for name in ("callback_on_step_end", "callback", "mask_image"))
+        return between or not guides_plainly(self) or any(asked.get(name) for name in OTHER_GUIDANCE)
 
     def plain_guidance(self) -> float | None:
         """The guidance scale of the picture under way, where the host can apply it just as the pipeline does."""
@@ -167,7 +174,16 @@ def picture_body(denoiser: Any, cut: tuple[int, int], name: str) -> PictureBody:
 
 
 def split_image(
-    pipe: Any, at: str, head: int, tail: int, link: Link, mode: str, guidance: str | None, up: str, down: str
+    pipe: Any,
+    at: str,
+    head: int,
+    tail: int,
+    link: Link,
+    mode: str,
+    guidance: str | None,
+    up: str,
+    down: str,
+    skip: Skip = None,
 ) -> Any:
     """Put a far denoiser, or a denoiser with a far middle, into a shallow copy of `pipe`, which stays as it was."""
     name, far = part_of(pipe), Far(link, mode, up, down)
@@ -181,7 +197,7 @@ def split_image(
         stand_in = type(type(denoiser).__name__, (RemoteDenoiser,), {"__module__": type(denoiser).__module__})(
             denoiser, far, new
         )
-        stand_in.guidance = guided_at(pipe, mode, guidance)
+        stand_in.guidance, stand_in.skip = guided_at(pipe, mode, guidance), skip
         if guidance == "host" and not plain:
             raise UnsupportedOption(f"How {type(pipe).__name__} guides is not known to the host; use guidance='local'.")
         new.cut = "the denoiser"

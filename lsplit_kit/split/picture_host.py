@@ -17,10 +17,11 @@ from ..wire.message import MODES, HostInfo, Open, PictureStep
 from .form import MAX_VALUES, Latent, Unpacker, leaves
 from .picture_limits import check_call
 from .sessions import Remembered, Sessions
+from .skipping import Past
 from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
-PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone"}
+PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone", "skip"}
 Run = Callable[[dict[str, Any], dict[str, Tensor]], list[Tensor]]
 
 
@@ -33,11 +34,12 @@ class Picture(Remembered):
         self.coders: list[Codec] = []  # of the outputs, each with its own past
         self.run: Trajectory | None = None
         self.have = 0
+        self.past = Past()
         self.shapes: list[list] = []
 
     def size(self) -> int:
-        """Bytes of the tensors that came once, of the run, and of the last answer."""
-        run = self.run.size() if self.run is not None else 0
+        """Bytes of the tensors that came once, of the run and its last noises, and of the last answer."""
+        run = (self.run.size() if self.run is not None else 0) + self.past.size()
         return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2])
 
 
@@ -58,7 +60,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         return Picture(terms, self.calibrations)
 
     def _answer(self, s: Picture, step: PictureStep) -> bytes:
-        """A byte (how long the shapes' text is; 0: as last time), that text, and the outputs' payloads."""
+        """A byte (how long the shapes' text is; 0: as last time), that text, the payloads; nothing when skipped."""
         before = s.forms.kept, s.forms.last
         try:
             return self._answered(s, step)
@@ -78,6 +80,12 @@ class PictureBody(Sessions[Picture, PictureStep]):
             with self._lock, torch.inference_mode():
                 if s.policy == "lockstep":
                     self._advance(s, step.start, tree)
+                if "skip" in tree:
+                    if s.run is None:
+                        raise FrameError("Calls are skipped in a run in lockstep only.")
+                    if s.past.skips(step.start, tree["skip"]) and "latent" not in tree:
+                        self._note(s, step.start, call, guide, s.past.guess(step.start))
+                        return b""
                 out = self._compute(s, call, tree)
                 if guide and guide["where"] == "host":
                     out[0] = combine(out[0], guide["scale"])
@@ -89,8 +97,8 @@ class PictureBody(Sessions[Picture, PictureStep]):
                     encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
                 if s.run is not None:  # step on what the local side will have, not on what was computed
                     noise = laid_out(s.coders[0].again(encoded[0], out[0].dtype), layout_of(out[0]))
-                    s.run.at = call.get("timestep")
-                    s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+                    s.past.add(step.start, noise)
+                    self._note(s, step.start, call, guide, noise)
         except Exception:
             s.run = None  # a run that stopped half-way is none: its client sends latent and scheduler again
             raise
@@ -99,12 +107,19 @@ class PictureBody(Sessions[Picture, PictureStep]):
         s.shapes, s.have = shapes, step.start
         return b"".join((bytes([len(said)]), said, *(e.payload for e in encoded)))
 
+    def _note(self, s: Picture, start: int, call: dict[str, Any], guide: dict[str, Any] | None, noise: Tensor) -> None:
+        """What the scheduler will step with, and where it is."""
+        assert s.run is not None
+        s.run.at, s.have = call.get("timestep"), start
+        s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+
     def _advance(self, s: Picture, start: int, tree: dict[str, Any]) -> None:
         latent = tree.get("latent")
         if tree.get("alone"):  # the pipeline does with the noise what a host cannot follow
             s.run = None
             return
         if "sync" in tree:
+            s.past.forget()
             s.run = Trajectory(tree["sync"], _tensor(latent))
             return
         if s.run is None or start not in (s.have, s.have + 1):

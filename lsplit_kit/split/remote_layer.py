@@ -145,7 +145,8 @@ class Remote(nn.Module):
             for kind, (step, up) in zip(kinds, under_way, strict=True):
                 parts.append((step, self._took(slot, step, up, link.receive(), kind)))
         except BaseException:
-            link.drop()
+            link.abandon(slot.session)
+            slot.session, slot.sent = None, 0
             raise
         return torch.cat([part for step, part in parts if step.start + step.tokens > end - wanted], dim=1)
 

@@ -118,6 +118,14 @@ class EmulatedLink(Card):
         """Start a session at the host: a round trip."""
         return self._round_trip(lambda: self.inner.open(terms))
 
+    def abandon(self, session: int) -> None:
+        """Let go of a session and of every step under way; a virtual clock lets the host stop at once."""
+        self._compute_here()
+        self._answers.clear()
+        self._came.clear()
+        self._host_free = min(self._host_free, self._now)
+        self.inner.abandon(session)
+
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session: a round trip."""
         self._round_trip(lambda: self.inner.close_session(session))
@@ -132,12 +140,11 @@ class EmulatedLink(Card):
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
-        self.drop()
+        self._settle()
         self.send(session, step)
         return self.receive()
 
-    def drop(self) -> None:
-        """Forget the answers under way, when they have come."""
+    def _settle(self) -> None:
         while self._answers:
             with contextlib.suppress(LsplitError):
                 done = self.receive()

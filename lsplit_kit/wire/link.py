@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -68,8 +69,8 @@ class Link(Protocol):
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether the answer to the oldest step under way comes within so many seconds; False when none is."""
 
-    def drop(self) -> None:
-        """Forget the answers under way; their bytes are noted as dropped."""
+    def abandon(self, session: int) -> None:
+        """Let go of a session and of every step under way without waiting for answers; the host should stop at them."""
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""
@@ -119,7 +120,7 @@ class InProcess(Card):
         self.body, self.info, self.epoch = body, body.info, 0
         self.on_control: ControlHook | None = None
         self._closed = False
-        self._answers: deque[Exchange | LsplitError] = deque()
+        self._asked: deque[tuple[int, Callable[[], Exchange]]] = deque()  # steps under way: bytes up, and what is left
 
     def open(self, terms: Open) -> int:
         """Start a session in this process."""
@@ -129,43 +130,39 @@ class InProcess(Card):
     def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
-        self.drop()
-        return self._run(session, step)
+        while self._asked:
+            with contextlib.suppress(LsplitError):
+                done = self.receive()
+                if self.on_control and done.frame_up:
+                    self.on_control("dropped", done.frame_up, done.frame_down)
+        return self._begin(session, step)[1]()
 
     def send(self, session: int, step: Message) -> None:
-        """Run one step in this process and keep its answer."""
+        """Put a step behind those under way; it is computed when its answer is asked for."""
         self._check()
-        try:
-            self._answers.append(self._run(session, step))
-        except LsplitError as error:
-            self._answers.append(error)
+        self._asked.append(self._begin(session, step))
 
     def receive(self) -> Exchange:
-        """The oldest answer kept."""
-        if not self._answers:
+        """Compute the oldest step under way."""
+        if not self._asked:
             raise SessionUnknown(NOTHING)
-        done = self._answers.popleft()
-        if isinstance(done, LsplitError):
-            raise done
-        return done
-
-    def drop(self) -> None:
-        """Forget the answers kept."""
-        while self._answers:
-            done = self._answers.popleft()
-            if isinstance(done, Exchange) and self.on_control and done.frame_up:
-                self.on_control("dropped", done.frame_up, done.frame_down)
+        return self._asked.popleft()[1]()
 
     def ready(self, seconds: float = 0.0) -> bool:
-        """Whether there is an answer."""
-        return bool(self._answers)
+        """Whether a step is under way: in this process its answer is a computation away."""
+        return bool(self._asked)
 
     def timings(self) -> list[tuple[int, int, int]]:
         """What the body's steps took."""
         return timings_from_wire(self.body.timings())
 
-    def _run(self, session: int, step: Message) -> Exchange:
-        return Exchange(self.body.step(session, step), 0, 0)
+    def _begin(self, session: int, step: Message) -> tuple[int, Callable[[], Exchange]]:
+        return 0, lambda: Exchange(self.body.step(session, step), 0, 0)
+
+    def abandon(self, session: int) -> None:
+        """Forget a session; steps under way are not computed."""
+        self._asked.clear()
+        self.body.close_session(session)
 
     def close_session(self, session: int) -> None:
         """Forget a session."""
@@ -217,12 +214,24 @@ class Loopback(InProcess):
         self._note("timings", up, down)
         return timings_from_wire(raw)
 
-    def _run(self, session: int, step: Message) -> Exchange:
+    def _begin(self, session: int, step: Message) -> tuple[int, Callable[[], Exchange]]:
         """One step through real frames."""
         args, up = self._frame("step", (session, *step.to_wire()))
-        payload, down = self._reply(self.body.step(args[0], type(step).from_wire(args[1:])))
-        self._count(up, down)
-        return Exchange(payload, up, down)
+        number = self._seq
+
+        def rest() -> Exchange:
+            payload, down = self._reply(self.body.step(args[0], type(step).from_wire(args[1:])), number)
+            self._count(up, down)
+            return Exchange(payload, up, down)
+
+        return up, rest
+
+    def abandon(self, session: int) -> None:
+        """Forget a session, as the end of a connection would; the questions under way stay in the books."""
+        up = sum(size for size, _ in self._asked)
+        super().abandon(session)
+        if up:
+            self._note("dropped", up, 0)
 
     def close_session(self, session: int) -> None:
         """Forget a session, through real frames."""
@@ -254,6 +263,6 @@ class Loopback(InProcess):
         raw = brine.dump((self._seq, (consts.HANDLE_CALLATTR, boxed)))
         return brine.load(raw)[1][1][1][2], len(raw) + FRAME_OVERHEAD
 
-    def _reply(self, value: object) -> tuple[bytes, int]:
-        raw = brine.dump((self._seq, (consts.LABEL_VALUE, value)))
+    def _reply(self, value: object, number: int | None = None) -> tuple[bytes, int]:
+        raw = brine.dump((self._seq if number is None else number, (consts.LABEL_VALUE, value)))
         return brine.load(raw)[1][1], len(raw) + FRAME_OVERHEAD

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# TCP's, the token's, and hello's; nobody waits for a connection that is gone, or for an answer that nobody reads
+TRIPS = {"hello": 3, "lost": 0, "dropped": 0}
+
+
 class Tapped(Protocol):
     """A split model, as far as a tap is concerned."""
 
@@ -23,12 +27,16 @@ class Tapped(Protocol):
 
 
 class Where(NamedTuple):
-    """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten."""
+    """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten.
+
+    behind: nobody waited for this step's round trip; it was under way behind another one, or did not cross at all.
+    """
 
     kind: str
     session: int
     step: int
     start: int
+    behind: bool = False
 
 
 class Crossing(NamedTuple):
@@ -63,6 +71,7 @@ class Tap(Card):
         self.remote = model.remote
         self.model = model
         self.crossings: list[Crossing] = []
+        self._trips = 0
         self._before: dict[str, tuple[int, int]] | None = None
         self._after: dict[str, tuple[int, int]] | None = None
 
@@ -83,21 +92,28 @@ class Tap(Card):
         self._after = link.counters()
 
     def _watch(self, where: Where, up: Sequence[Sent], down: Sequence[Sent], done: Exchange) -> None:
+        self._trips += not where.behind
         for direction, tensors, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
             rest = sum(len(s.encoded.payload) for s in tensors[1:])
             for number, (name, (spec, shape, payload), tensor) in enumerate(tensors):
                 framed = 0 if not frame else len(payload) if number else frame - rest
                 self.crossings.append(
-                    Crossing(name, *where, direction, shape, spec, tensor, len(payload), framed, payload)
+                    Crossing(name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload)
                 )
             if not tensors:  # a frame of control fields only
-                self.crossings.append(Crossing("", *where, direction, (), "", 0, 0, frame, b""))
+                self.crossings.append(Crossing("", *where[:4], direction, (), "", 0, 0, frame, b""))
 
     def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
+        self._trips += TRIPS.get(kind, 1)
         for direction, frame in (("up", frame_up), ("down", frame_down)):
             self.crossings.append(Crossing("", kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
         if self._outer:
             self._outer(kind, frame_up, frame_down)
+
+    def round_trips(self) -> int:
+        """How often this side waited for the host: steps sent together count once, a connection's greeting thrice."""
+        self.check()
+        return self._trips
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) that the stream, and TCP where the kernel tells, counted during the block."""

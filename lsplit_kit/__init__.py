@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
-    "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
+    "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan", "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
 }  # fmt: skip
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .face import split as split
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
+    from .split.speculation import speculate as speculate
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer

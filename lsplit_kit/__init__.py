@@ -17,6 +17,7 @@ _HOME = {
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan", "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
+    "EmulatedLink": "wire.emulated", "Network": "wire.network",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer
     from .wire.capture import Capture as Capture
+    from .wire.emulated import EmulatedLink as EmulatedLink
+    from .wire.network import Network as Network
     from .wire.tap import tap as tap
 
 

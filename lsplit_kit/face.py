@@ -16,7 +16,10 @@ from .split.body import body_of, fingerprint_of
 from .split.calibrated import with_calibrations
 from .split.plan import SplitPlan
 from .split.text import split_text
+from .wire.emulated import EmulatedLink
 from .wire.link import BodyHost, InProcess, Link, Loopback
+from .wire.network import Network
+from .wire.network import network as network_of
 
 if TYPE_CHECKING:
     from .remote.host import Host
@@ -65,6 +68,7 @@ def split(
     mode: str = "per_step",
     guidance: str | None = None,
     timeout: float = 60.0,
+    network: str | Network | None = None,
 ) -> Any:
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
@@ -73,7 +77,8 @@ def split(
     model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden
     (arXiv 2310.14651) or none. Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks of a U-Net,
     or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own scheduler, only
-    noise comes down); guidance is applied at the "host" or "local".
+    noise comes down); guidance is applied at the "host" or "local". network: what the link goes through, on a virtual
+    clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network; `lk.EmulatedLink(lm.link, ...)` has more.
     """
     model = model[0] if isinstance(model, tuple) else model
     pair = _codecs(codec)  # before a model is loaded
@@ -85,6 +90,7 @@ def split(
         raise PlanError("Give either a plan or head= and tail=, not both.")
     if plan is not None and not isinstance(plan, SplitPlan):
         raise PlanError(f"plan takes a SplitPlan(head, tail), got {type(plan).__name__}.")
+    conditions = None if network is None else network_of(network)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 86_400:
         raise UnsupportedOption(f"timeout takes seconds above 0 and at most 86,400, got {timeout!r}.")
     if hasattr(model, "remote"):
@@ -94,7 +100,7 @@ def split(
         default = kept or SplitPlan()
         plan = SplitPlan(default.head if head is None else head, default.tail if tail is None else tail)
     if hasattr(model, "scheduler") and hasattr(model, "components"):
-        return _split_picture(model, plan, body, pair, at, mode, guidance, timeout)
+        return _over(conditions, _split_picture(model, plan, body, pair, at, mode, guidance, timeout))
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(
             "split() takes a causal language model of transformers or a pipeline of diffusers, "
@@ -111,7 +117,7 @@ def split(
     up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:
-        return split_text(model, plan, link, cache, up, down)
+        return _over(conditions, split_text(model, plan, link, cache, up, down))
     except BaseException:
         link.close()
         raise
@@ -154,6 +160,12 @@ def _split_picture(
     except BaseException:
         link.close()
         raise
+
+
+def _over(conditions: Network | None, made: Any) -> Any:
+    if conditions is not None:
+        made.remote.link = EmulatedLink(made.remote.link, conditions)
+    return made
 
 
 def _link(

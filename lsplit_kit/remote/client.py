@@ -104,6 +104,14 @@ class RpycLink(Talk, Card):
                 raise SessionUnknown(NOTHING)
             return Exchange(*self._answer((bytes,)))
 
+    def ready(self, seconds: float = 0.0) -> bool:
+        """Whether the answer to the oldest step under way, or the end of its connection, comes within `seconds`."""
+        with self._lock:
+            try:
+                return bool(self._asked_for) and self._channel.poll(seconds)
+            except (EOFError, OSError, ValueError):
+                return True
+
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session; nothing is sent when its connection is gone."""
         with self._lock:

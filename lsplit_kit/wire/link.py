@@ -65,6 +65,9 @@ class Link(Protocol):
     def receive(self) -> Exchange:
         """The answer to the oldest step under way; raises what `step` would, SessionUnknown when none is under way."""
 
+    def ready(self, seconds: float = 0.0) -> bool:
+        """Whether the answer to the oldest step under way comes within so many seconds; False when none is."""
+
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""
 
@@ -145,6 +148,10 @@ class InProcess(Card):
         if isinstance(done, LsplitError):
             raise done
         return done
+
+    def ready(self, seconds: float = 0.0) -> bool:
+        """Whether there is an answer."""
+        return bool(self._answers)
 
     def timings(self) -> list[tuple[int, int, int]]:
         """What the body's steps took."""

@@ -1,0 +1,265 @@
+"""A link with a network in it: every frame takes the time that a slower network would need.
+
+By default nobody waits: a virtual clock adds up what the frames would have taken, the same numbers on every machine.
+Inside `with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time
+really passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..card import Card
+from ..errors import LsplitError, SessionUnknown, UnsupportedOption
+from .link import NOTHING, ControlHook, Link, Message
+from .message import Exchange, Open
+from .network import Network, network
+
+OVERHEAD = 34  # bytes of a step's frame beside its payload, where its size has to be guessed before it is sent
+
+
+class Trip(NamedTuple):
+    """One step, in seconds: local computing before it, up, waiting for the host, host, down; and its frames' bytes."""
+
+    local: float
+    up: float
+    queue: float
+    host: float
+    down: float
+    frame_up: int
+    frame_down: int
+
+
+class Timed:
+    """What a timed block took: `seconds` on the link's clock, and its `trips`."""
+
+    def __init__(self, local_speed: float, host_speed: float) -> None:
+        for name, value in (("local_speed", local_speed), ("host_speed", host_speed)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise UnsupportedOption(f"{name} takes a number above 0, got {value!r}.")
+        self.local_speed, self.host_speed = local_speed, host_speed
+        self.seconds = self.tail = 0.0  # tail: local computing after the last answer
+        self.trips: list[Trip] = []
+
+
+class EmulatedLink(Card):
+    """Wraps any link. preset: a network's name or a `Network`; the other numbers, where given, replace the preset's.
+
+    up_mbps, down_mbps: Mbit/s; rtt_ms, jitter_ms: milliseconds; loss: share of packets; seed: of jitter and loss.
+    """
+
+    name = "emulated"
+
+    def __init__(
+        self,
+        inner: Link,
+        preset: str | Network | None = None,
+        *,
+        up_mbps: float | None = None,
+        down_mbps: float | None = None,
+        rtt_ms: float | None = None,
+        jitter_ms: float | None = None,
+        loss: float | None = None,
+        seed: int = 0,
+        realtime: bool = False,
+    ) -> None:
+        if not hasattr(inner, "step") or not hasattr(inner, "info"):
+            raise UnsupportedOption(f"EmulatedLink wraps a link (lm.link), got {type(inner).__name__}.")
+        given = {"up_mbps": up_mbps, "down_mbps": down_mbps, "rtt_ms": rtt_ms, "jitter_ms": jitter_ms, "loss": loss}
+        self.inner, self.realtime = inner, realtime
+        self.network = network(preset, **{k: v for k, v in given.items() if v is not None})
+        self.up, self.down = self.network.lines(seed)
+        self._now, self._began = 0.0, time.perf_counter()
+        self._host_free = self._left = 0.0
+        self._timed: Timed | None = None
+        self._answers: deque[tuple[Any, ...]] = deque()
+        self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
+
+    info = property(lambda self: self.inner.info)
+    epoch = property(lambda self: self.inner.epoch)
+    address = property(lambda self: getattr(self.inner, "address", None))
+
+    @property
+    def on_control(self) -> ControlHook | None:
+        """Who hears of frames that carry no step."""
+        return self.inner.on_control
+
+    @on_control.setter
+    def on_control(self, hook: ControlHook | None) -> None:
+        self.inner.on_control = hook
+
+    @property
+    def now(self) -> float:
+        """Seconds on this link's clock: virtual ones, or with `realtime` those since it was made."""
+        return time.perf_counter() - self._began if self.realtime else self._now
+
+    @contextlib.contextmanager
+    def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:
+        """A block whose computing counts, each side's as if it were so many times faster than it is here."""
+        timed = Timed(local_speed, host_speed)
+        if self.realtime and (local_speed, host_speed) != (1.0, 1.0):
+            raise UnsupportedOption("Speeds can be scaled on the virtual clock only; leave realtime out.")
+        before, self._timed, self._left = self.now, timed, time.perf_counter()
+        try:
+            yield timed
+        finally:
+            timed.tail = self._compute_here()
+            timed.seconds, self._timed = self.now - before, None
+
+    def open(self, terms: Open) -> int:
+        """Start a session at the host: a round trip."""
+        return self._round_trip(lambda: self.inner.open(terms))
+
+    def close_session(self, session: int) -> None:
+        """Tell the host to forget a session: a round trip."""
+        self._round_trip(lambda: self.inner.close_session(session))
+
+    def calibrate(self, raw: bytes) -> None:
+        """Give the host a calibration file: a round trip."""
+        self._round_trip(lambda: self.inner.calibrate(raw))
+
+    def timings(self) -> list[tuple[int, int, int]]:
+        """What the host's steps took; this question costs no time on the clock."""
+        return self.inner.timings()
+
+    def step(self, session: int, step: Message) -> Exchange:
+        """Send one step and wait for its answer."""
+        while self._answers:
+            with contextlib.suppress(LsplitError):
+                done = self.receive()
+                if self.on_control and done.frame_up:
+                    self.on_control("dropped", done.frame_up, done.frame_down)
+        self.send(session, step)
+        return self.receive()
+
+    def send(self, session: int, step: Message) -> None:
+        """Send one step; the line is busy with it, the caller is not (with `realtime` it is, while the line is)."""
+        local = self._compute_here()
+        if self.realtime:
+            guess = len(step.payload) + len(getattr(step, "form", b"")) + OVERHEAD
+            arrives = self.up.carry(self.now, guess)
+            self._wait_until(self.up.free)
+            sent = self.now
+            self.inner.send(session, step)
+            self._answers.append((local, arrives - self.up.free, guess, sent))
+            self._take(0)
+        else:
+            began = time.perf_counter()
+            done: Exchange | LsplitError
+            try:
+                done = self.inner.step(session, step)
+                sizes = (done.frame_up or len(step.payload), done.frame_down or len(done.payload))
+            except LsplitError as error:
+                done, sizes = error, (len(step.payload) + OVERHEAD, OVERHEAD)
+            spent = (time.perf_counter() - began) / self._timed.host_speed if self._timed else 0.0
+            arrives = self.up.carry(self._now, sizes[0])
+            begins = max(arrives, self._host_free)
+            self._host_free = begins + spent
+            back = self.down.carry(self._host_free, sizes[1])
+            trip = Trip(local, arrives - self._now, begins - arrives, spent, back - self._host_free, *sizes)
+            self._answers.append((done, back, trip))
+        self._left = time.perf_counter()
+
+    def receive(self) -> Exchange:
+        """The answer to the oldest step under way, when it has come."""
+        if not self._answers:
+            raise SessionUnknown(NOTHING)
+        self._compute_here()
+        if self.realtime:
+            done, trip = self._arrived(*self._answers[0])
+            self._answers.popleft()
+        else:
+            done, back, trip = self._answers.popleft()
+            self._now = max(self._now, back)
+        if self._timed is not None and trip is not None:
+            self._timed.trips.append(trip)
+        self._left = time.perf_counter()
+        if isinstance(done, LsplitError):
+            raise done
+        return done
+
+    def ready(self, seconds: float = 0.0) -> bool:
+        """Whether the answer to the oldest step under way is there; on the virtual clock nobody waits, so always."""
+        if not self.realtime or not self._answers:
+            return bool(self._answers)
+        return bool(self._came) or self.inner.ready(seconds)
+
+    def _arrived(
+        self, local: float, owed: float, guess: int, sent: float
+    ) -> tuple[Exchange | LsplitError, Trip | None]:
+        self._take(0)
+        if not self._came:
+            self._take_one()
+        done, answered = self._came.popleft()
+        if isinstance(done, LsplitError):
+            return done, None
+        sizes = (done.frame_up or guess, done.frame_down or len(done.payload))
+        owed += (sizes[0] - guess) * self.up.second_per_byte
+        back = self.down.carry(answered + owed, sizes[1])
+        self._wait_until(back)
+        up = owed + sizes[0] * self.up.second_per_byte
+        return done, Trip(local, up, 0.0, answered - sent, back - answered - owed, *sizes)
+
+    def _take(self, seconds: float) -> None:
+        """Take in what the link inside has for us, and note when it came: its way here begins then."""
+        while len(self._came) < len(self._answers) and self.inner.ready(seconds):
+            self._take_one()
+            seconds = 0
+
+    def _take_one(self) -> None:
+        done: Exchange | LsplitError
+        try:
+            done = self.inner.receive()
+        except LsplitError as error:
+            done = error
+        self._came.append((done, self.now))
+
+    def _wait_until(self, deadline: float) -> None:
+        """Wait for a moment of this clock; the last half millisecond awake, for sleeping is not that exact."""
+        while (left := deadline - self.now) > 0:
+            nap = left - 0.0005 if left > 0.001 else 0
+            if len(self._came) < len(self._answers):
+                self._take(nap)
+            else:
+                time.sleep(nap)
+
+    def _round_trip(self, ask: Any) -> Any:
+        self._compute_here()
+        before = self.inner.counters().get("stream", (0, 0))
+        try:
+            return ask()
+        finally:
+            after = self.inner.counters().get("stream", (0, 0))
+            arrives = self.up.carry(self.now, max(0, after[0] - before[0]))
+            back = self.down.carry(arrives, max(0, after[1] - before[1]))
+            if self.realtime:
+                self._wait_until(back)
+            self._now, self._left = max(self._now, back), time.perf_counter()
+
+    def _compute_here(self) -> float:
+        """Add the local computing since the last call of this link to a timed block's clock."""
+        if self._timed is None:
+            return 0.0
+        spent = (time.perf_counter() - self._left) / self._timed.local_speed
+        if not self.realtime:
+            self._now += spent
+        self._left = time.perf_counter()
+        return spent
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Bytes of the link inside."""
+        return self.inner.counters()
+
+    def close(self) -> None:
+        """End the link inside."""
+        self.inner.close()
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        title = f"Link: {self.network.name or 'a network'}, emulated"
+        inside = self.address or getattr(self.inner, "name", type(self.inner).__name__)
+        clock = f"{self.now:.3f} s{'' if self.realtime else ', virtual'}"
+        return title, {"network": str(self.network), "inside": inside, "clock": clock}

@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
-    "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan", "speculate": "split.speculation",
+    "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
+    "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",

@@ -82,7 +82,7 @@ def beginnings(tok: Any, part: str) -> list[Tensor]:
 
 
 def samples(runs: list[Run]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(vectors [N, d], tokens [N], predictions [N], starts [M]): a start has UNROLL + 1 positions of its run behind it."""
+    """(vectors [N, d], tokens [N], predictions [N], starts [M]): UNROLL positions of its run follow a start."""
     starts, at = [], 0
     for ids, _, _ in runs:
         starts.append(torch.arange(at, at + max(0, len(ids) - UNROLL)))

@@ -57,7 +57,7 @@ def write(cell: Cell, shortlist: Tensor, bins: Sequence[Sequence[float]], facts:
 
 
 class Ahead:
-    """Guesses tokens ahead of the body; `see` gives it the last true vector, `guess` goes one token further."""
+    """Guesses tokens ahead of the body; `extend` gives it a true vector, `guess` goes one token further."""
 
     name = "head"
 
@@ -84,7 +84,7 @@ class Ahead:
         self.cell.requires_grad_(False)
         self.state: Tensor | None = None
         self.tokens, self.also = self.shortlist, self.rows
-        self.depth = 0
+        self.depth = self.last = 0
 
     def begin(self, ids: Sequence[int]) -> None:
         """A new text: its own tokens join the shortlist."""
@@ -93,23 +93,26 @@ class Ahead:
         self.also = torch.cat([self.rows, self.head[new].float()])
         self.state = None
 
-    def see(self, vector: Tensor) -> None:
-        """What the LM head read [d] to choose the text's last token."""
-        self.state, self.depth = self.cell.entered(vector.float()[None]), 0
+    def extend(self, ids: Sequence[int], vector: Tensor | None) -> None:
+        """The last of these tokens was chosen from this vector [d]."""
+        self.last = ids[-1]
+        self.state = None if vector is None else self.cell.entered(vector.float()[None])
+        self.depth = 0
 
-    def guess(self, token: int) -> Guess | None:
-        """What follows this token, which is the text's last or the last one drafted; None before `see`."""
+    def guess(self, drafted: Sequence[int]) -> Guess | None:
+        """What follows; None before the first vector was seen."""
         if self.state is None:
             return None
         with torch.inference_mode():
-            self.state = self.cell(self.state, self.embedding[token][None].float())
+            token = self.embedding[drafted[-1] if drafted else self.last]
+            self.state = self.cell(self.state, token[None].float())
             chances = self.cell.scores(self.state, self.also)[0].softmax(-1)
             sure, pick = chances.max(-1)
         kind = (min(self.depth, len(self.usual_chances) - 1), min(int(float(sure) * BINS), BINS - 1))
         self.depth += 1
         return Guess(int(self.tokens[pick]), self.name, kind)
 
-    def usual(self, kind: Any) -> float:
+    def usual(self, kind: tuple[Any, ...]) -> float:
         """The chance that such a guess is right, as measured on held-back texts."""
         depth, level = kind
         return self.usual_chances[depth][level]

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
 
 LONGEST = 4  # tokens of context that are looked up; a match is then followed back as far as it goes
 FAR = 24  # tokens that a match is followed back
 
 
 class Guess(NamedTuple):
-    """One drafted token, who drafted it, the kind whose chances it shares, and how sure a source is by itself."""
+    """One drafted token, who drafted it, the kind of guess (guesses of a kind share their chance), and that chance."""
 
     token: int
     source: str
-    kind: Hashable
+    kind: tuple[Any, ...]
     chance: float = 0.0
+
+
+class Source(Protocol):
+    """Drafts tokens of one text; a copy serves another text."""
+
+    name: str
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """A new text, which begins with this prompt."""
+
+    def extend(self, ids: Sequence[int], vector: Tensor | None) -> None:
+        """Tokens that the model chose, and the vector [d] that its LM head read for the last of them."""
+
+    def guess(self, drafted: Sequence[int]) -> Guess | None:
+        """What follows the text and the tokens drafted behind it; asked again with one more each time."""
+
+    def usual(self, kind: tuple[Any, ...]) -> float:
+        """The chance that a guess of this kind is right, before any was seen."""
 
 
 class Lookup:
@@ -23,12 +43,16 @@ class Lookup:
 
     name = "lookup"
 
-    def __init__(self, ids: Sequence[int] = ()) -> None:
+    def __init__(self) -> None:
+        self.begin(())
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """A new text."""
         self.ids: list[int] = []
         self.after: dict[tuple[int, ...], list[int]] = {}  # an n-gram -> where its next token stands, the last two
         self.extend(ids)
 
-    def extend(self, ids: Sequence[int]) -> None:
+    def extend(self, ids: Sequence[int], vector: Tensor | None = None) -> None:
         """Tokens that are now part of the text."""
         for token in ids:
             end = len(self.ids)
@@ -53,9 +77,8 @@ class Lookup:
                 return Guess(self.ids[place], self.name, kind)
         return None
 
-    @staticmethod
-    def usual(kind: Hashable) -> float:
+    def usual(self, kind: tuple[Any, ...]) -> float:
         """The chance that such a guess is right, before any was seen: longer matches and agreeing ones are better."""
-        long, twice, agree = kind  # type: ignore[misc]
+        long, twice, agree = kind
         base = {1: 0.12, 2: 0.3, 3: 0.45, 4: 0.6, 7: 0.8, 13: 0.9}[long]
         return base + 0.15 * (1 - base) if agree else base * (0.6 if twice else 1.0)

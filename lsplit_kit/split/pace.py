@@ -2,13 +2,13 @@
 
 A step that verifies k drafts takes T(k + 1) seconds and gives E(k) = 1 + a1 + a1 a2 + ... + a1...ak tokens, where ai is
 the chance that draft i is accepted when those before it were (Leviathan et al., arXiv 2211.17192, whose
-E = (1 - a^(k+1)) / (1 - a) is the case of equal ai). Over many unequal steps tokens a second are largest where every
-step takes the k that maximises E(k) - rate T(k + 1), rate being what is reached on the whole.
+E = (1 - a^(k+1)) / (1 - a) is the case of equal ai). The k of a step is the one with the most E(k) / T(k + 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class StepTime:
     The jump b is there because one position is a matrix-vector product and several are not.
     """
 
-    def __init__(self, jump: float = 0.1, slope: float = 0.02) -> None:
+    def __init__(self, jump: float = 0.2, slope: float = 0.02) -> None:
         """jump and slope are what is believed before anything was seen, as shares of a."""
         self.prior = np.array([jump, slope])
         self.forget()
@@ -41,14 +41,14 @@ class StepTime:
         self.seen += 1
 
     def __call__(self, positions: int) -> float:
-        """Seconds expected; 0 before anything was noted."""
+        """Seconds expected, above 0."""
         a, b, c = self.parts()
-        return float(a + b * (positions > 1) + c * (positions - 1))
+        return max(float(a + b * (positions > 1) + c * (positions - 1)), 1e-9)
 
     def parts(self) -> tuple[float, float, float]:
-        """(a, b, c) in seconds: one position, the jump to several, each further one."""
+        """(a, b, c) in seconds, or before anything was seen in steps: one position, the jump to several, each more."""
         if not self.seen:
-            return 0.0, 0.0, 0.0
+            return 1.0, *self.prior
         # the prior says b = jump a and c = slope a, each with the weight of some observations
         pull = np.zeros((3, 3))
         for i, share, weight in ((1, self.prior[0], 1.0), (2, self.prior[1], 4.0)):
@@ -62,16 +62,16 @@ class StepTime:
 class Odds:
     """The chance that a draft of some kind is accepted: a share of successes that starts at a guess and forgets."""
 
-    def __init__(self, guess: Callable[[Hashable], float], weight: float = 6.0) -> None:
+    def __init__(self, guess: Callable[[tuple[Any, ...]], float], weight: float = 6.0) -> None:
         self.guess, self.weight = guess, weight
-        self.counts: dict[Hashable, tuple[float, float]] = {}
+        self.counts: dict[tuple[Any, ...], tuple[float, float]] = {}
 
-    def __call__(self, kind: Hashable) -> float:
+    def __call__(self, kind: tuple[Any, ...]) -> float:
         """Chance in (0, 1)."""
         hits, tries = self.counts.get(kind, (0.0, 0.0))
         return (hits + self.weight * self.guess(kind)) / (tries + self.weight)
 
-    def note(self, kind: Hashable, accepted: bool) -> None:
+    def note(self, kind: tuple[Any, ...], accepted: bool) -> None:
         """One draft of this kind was compared with the model's own token."""
         hits, tries = self.counts.get(kind, (0.0, 0.0))
         self.counts[kind] = (FORGET * hits + accepted, FORGET * tries + 1)
@@ -91,30 +91,17 @@ class Pace:
 
     def __init__(self) -> None:
         self.time = StepTime()
-        self.tokens = self.seconds = 0.0
         self.plain = 0  # steps in a row without a draft
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second on the whole, never less than one position at a time gives."""
-        alone = self.time(1)
-        return max(self.tokens / self.seconds if self.seconds else 0.0, 1 / alone if alone else 0.0)
 
     def length(self, odds: Sequence[float]) -> int:
         """How many of these drafts to send; now and then one that does not pay, so that its cost stays known."""
-        if not odds or not self.time.seen:
+        if not odds or not self.time.seen:  # the first step goes alone, so that it is known what one position takes
             return 0
-        rate, best, most = self.rate, 0, 1 - self.rate * self.time(1)
-        total = reach = 1.0
-        for k, chance in enumerate(odds, start=1):
-            reach *= chance
-            total += reach
-            if (gain := total - rate * self.time(k + 1)) > most:
-                best, most = k, gain
+        worth = [expected(odds[:k]) / self.time(k + 1) for k in range(len(odds) + 1)]
+        best = max(range(len(worth)), key=worth.__getitem__)
         return 1 if best == 0 and self.plain >= PROBE else best
 
-    def note(self, drafts: int, tokens: int, seconds: float) -> None:
-        """A step with so many drafts gave so many tokens in so many seconds."""
+    def note(self, drafts: int, seconds: float) -> None:
+        """A step with so many drafts took so many seconds."""
         self.time.note(drafts + 1, seconds)
-        self.tokens, self.seconds = FORGET * self.tokens + tokens, FORGET * self.seconds + seconds
         self.plain = 0 if drafts else self.plain + 1

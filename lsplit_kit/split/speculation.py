@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from ..wire.message import Exchange, Sent
 from ..wire.tap import Where
 from .ahead import Ahead, fitting
 from .calibrated import facts_of
-from .lookup import Guess, Lookup
+from .lookup import Guess, Lookup, Source
 from .pace import Odds, Pace
 
 if TYPE_CHECKING:
@@ -71,14 +72,16 @@ class Speculation(Card):
                 "There is no draft net for this model; take draft='lookup', or train one with scripts/train_draft.py."
             )
         self.lm, self.draft, self.most = lm, draft, most
-        self.ahead = Ahead(path, lm.get_input_embeddings().weight, lm.get_output_embeddings().weight) if path else None
-        self.odds = Odds(lambda kind: Lookup.usual(kind[1:]) if kind[0] == Lookup.name else self.ahead.usual(kind[1:]))  # type: ignore[union-attr, index]
+        self.sources: list[Source] = [] if draft == "head" else [Lookup()]
+        if path is not None:
+            self.sources.append(Ahead(path, lm.get_input_embeddings().weight, lm.get_output_embeddings().weight))
+        self.odds = Odds(self._usual)
         self.pace = Pace()
         self.trips: list[Trip] = []
         self.clock = clock_of(lm.link)
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
-        """As the model's `generate` for one row, greedy or sampled (then from the same distribution, by other draws)."""
+        """As the model's `generate` for one row, greedy or sampled (from the same distribution, by other draws)."""
         refuse(self.lm, options)
         options.pop("prompt_lookup_num_tokens", None)
         run = Run(self)
@@ -102,11 +105,11 @@ class Speculation(Card):
 
         return pd.DataFrame([trip[:-1] for trip in self.trips], columns=list(Trip._fields[:-1])).rename_axis("trip")
 
-    def sources(self) -> pd.DataFrame:
+    def by_source(self) -> pd.DataFrame:
         """One row per source of drafts: how many crossed, how many were accepted, and their share."""
         import pandas as pd
 
-        rows = {name: [0, 0] for name in (Lookup.name, Ahead.name)}
+        rows = {source.name: [0, 0] for source in self.sources}
         for trip in self.trips:
             for place, name in enumerate(trip.sources):
                 rows[name][0] += 1
@@ -119,17 +122,23 @@ class Speculation(Card):
         """The price of it all: round trips, tokens, tokens a trip, seconds, bytes, extra bytes, vectors revealed."""
         import pandas as pd
 
-        sums = self.ledger().sum()
+        sums = {name: sum(getattr(trip, name) for trip in self.trips) for name in Trip._fields[:-1]}
         trips = len(self.trips)
-        found = {"trips": trips, **{k: sums[k] for k in ("tokens", "drafted", "accepted")},
-                 "tokens_per_trip": round(sums["tokens"] / trips, 3) if trips else 0.0, "seconds": sums["seconds"],
-                 **{k: sums[k] for k in ("up", "down", "extra_up", "extra_down", "revealed")}}  # fmt: skip
+        found = {
+            "trips": trips,
+            **{name: sums[name] for name in ("positions", "tokens", "drafted", "accepted")},
+            "tokens_per_trip": round(sums["tokens"] / trips, 3) if trips else 0.0,
+            **{name: sums[name] for name in ("seconds", "up", "down", "extra_up", "extra_down", "revealed")},
+        }
         return pd.Series(found, name="speculation", dtype=object)
+
+    def _usual(self, kind: tuple[Any, ...]) -> float:
+        return next(source for source in self.sources if source.name == kind[0]).usual(kind[1:])
 
     def _card(self) -> tuple[str, dict[str, object]]:
         if not self.trips:
             return f"Speculation: {self.draft}", {"use": "generate(...), as the split model's"}
-        t, by = self.totals(), self.sources()
+        t, by = self.totals(), self.by_source()
         said = [f"{r.accepted} of {r.drafted} {name}" for name, r in zip(by.index, by.itertuples(), strict=True)]
         one, jump, more = self.pace.time.parts()
         return f"Speculation: {self.draft}", {
@@ -146,16 +155,20 @@ class Run(CandidateGenerator):
 
     def __init__(self, owner: Speculation) -> None:
         self.owner, self.now = owner, owner.clock
-        self.lookup = Lookup()
+        self.sources = [copy.copy(source) for source in owner.sources]
+        self.length = 0  # of the text that the sources know
         self.vectors: Tensor | None = None
         self.drafts: list[Guess] = []  # all that were made for this step; the first `sent` of them cross
+        self.heard: list[list[Guess]] = []  # for each draft what every source said
         self.sent = self.longest = 0
-        self.begun: float | None = None
+        self.begun = 0.0
         self.ends: set[int] = set()
         self.up = self.down = 0
 
-    def prepare(self, generation_config: Any) -> Run:
-        """Take what generate() settled: the greatest length and the tokens that end a text."""
+    def prepare(self, input_ids: Tensor, generation_config: Any) -> Run:
+        """Take what generate() settled: one row [1, T], the greatest length, the tokens that end a text."""
+        if input_ids.shape[0] > 1:
+            raise UnsupportedOption(f"speculate() drafts for one row at a time, got {input_ids.shape[0]} rows.")
         self.longest = generation_config.max_length
         ends = getattr(generation_config, "_eos_token_tensor", None)
         self.ends = set() if ends is None else set(ends.flatten().tolist())
@@ -174,80 +187,72 @@ class Run(CandidateGenerator):
 
     def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
         """The text [1, T] with drafts behind it [1, T + k]."""
-        if input_ids.shape[0] > 1:
-            raise UnsupportedOption(f"speculate() drafts for one row at a time, got {input_ids.shape[0]} rows.")
         self.up = self.down = 0
-        self.first = not self.lookup.ids
         ids = input_ids[0].tolist()
-        if self.first:
-            self.begun = None  # a prompt's step says little about the others
-            self.lookup.extend(ids)
-            if self.owner.ahead is not None:
-                self.owner.ahead.begin(ids)
-            self.drafts, self.sent = [], 0
+        self.first = not self.length
+        self.drafts, self.heard, self.sent = [], [], 0
+        if self.first:  # a prompt's step says little about the others: no drafts, no time
+            self.length = len(ids)
+            for source in self.sources:
+                source.begin(ids)
             return input_ids, None
         self.begun = self.now()
-        self.drafts = self._drafted(self.longest - len(ids) - 1)
+        self._draft(min(self.longest - len(ids) - 1, self.owner.most))
         self.sent = self.owner.pace.length([guess.chance for guess in self.drafts])
         new = input_ids.new_tensor([[guess.token for guess in self.drafts[: self.sent]]])
         return torch.cat([input_ids, new], dim=1) if self.sent else input_ids, None
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
         """The text is now input_ids [1, T']: judge the drafts, note what the step took, remember what the head read."""
-        old, owner = len(self.lookup.ids), self.owner
+        owner, old = self.owner, self.length
         new = input_ids[0, old:].tolist()
         right = 0
         for place, guess in enumerate(self.drafts[: len(new)]):  # unsent ones are judged as far as the text goes
-            good = guess.token == new[place]
-            owner.odds.note((guess.source, *guess.kind), good)  # type: ignore[misc]
-            if not good:
+            for said in self.heard[place]:
+                owner.odds.note((said.source, *said.kind), said.token == new[place])
+            if guess.token != new[place]:
                 break
             right += place < self.sent
-        self.lookup.extend(new)
+        read = None if self.vectors is None else self.vectors[0, len(new) - self.sent - 2]
+        for source in self.sources:
+            source.extend(new, read)
+        self.length += len(new)
         self._note(old, len(new), right)
-        if owner.ahead is not None and self.vectors is not None:
-            owner.ahead.see(self.vectors[0, self.vectors.shape[1] - 1 - self.sent + len(new) - 1])
 
     def _note(self, old: int, tokens: int, right: int) -> None:
-        positions = self.sent + 1
-        wrong = self.sent - right
-        if self.begun is not None:
-            seconds = self.now() - self.begun
-            self.owner.pace.note(self.sent, tokens, seconds)
-        else:
-            seconds = 0.0
+        positions, wrong = self.sent + 1, self.sent - right
+        seconds = 0.0 if self.first else self.now() - self.begun
+        if not self.first:
+            self.owner.pace.note(self.sent, seconds)
         self.owner.trips.append(
             Trip(old, positions if not self.first else old, self.sent, right, tokens, seconds, self.up, self.down,
                  round(self.up * wrong / positions), round(self.down * wrong / positions), wrong,
                  tuple(guess.source for guess in self.drafts[: self.sent]))
         )  # fmt: skip
 
-    def _drafted(self, room: int) -> list[Guess]:
-        ahead, odds = self.owner.ahead, self.owner.odds
-        found: list[Guess] = []
-        token, reach = self.lookup.ids[-1], 1.0
-        while len(found) < min(room, self.owner.most) and reach > HOPELESS:
-            guesses = []
-            if self.owner.draft != Ahead.name and (match := self.lookup.guess([g.token for g in found])) is not None:
-                guesses.append(match._replace(chance=odds((match.source, *match.kind))))  # type: ignore[misc]
-            if ahead is not None and guesses and guesses[0].chance > SURE:
-                ahead = None  # from here on; its state would have to follow every token
-            if ahead is not None and (own := ahead.guess(token)) is not None:
-                guesses.append(own._replace(chance=odds((own.source, *own.kind))))  # type: ignore[misc]
+    def _draft(self, room: int) -> None:
+        asked, odds, reach = list(self.sources), self.owner.odds, 1.0
+        while asked and len(self.drafts) < room and reach > HOPELESS:
+            guesses, tokens = [], [guess.token for guess in self.drafts]
+            for place, source in enumerate(asked):
+                if (said := source.guess(tokens)) is not None:
+                    guesses.append(said._replace(chance=odds((said.source, *said.kind))))
+                    if guesses[-1].chance > SURE:
+                        del asked[place + 1 :]  # for good: a source has to be asked about every token
+                        break
             if not guesses:
                 break
             best = max(guesses, key=lambda guess: guess.chance)
-            found.append(best)
-            token, reach = best.token, reach * best.chance
-            if token in self.ends:
+            self.drafts.append(best)
+            self.heard.append(guesses)
+            reach *= best.chance
+            if best.token in self.ends:
                 break
-        return found
 
 
 def clock_of(link: Link) -> Callable[[], float]:
     """Seconds as this link counts them: its own clock's where it has one, else the machine's."""
-    clock = getattr(link, "clock", None)
-    return time.perf_counter if clock is None else lambda: float(clock.now)
+    return getattr(link, "so_far", time.perf_counter)
 
 
 def facts_of_split(lm: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class SplitMixin(Card):
         """The drafts of lk.speculate() where it is at work in this thread, else the library's own."""
         run = AT_WORK.get()
         if run is not None and run.owner.lm is self:
-            return run.prepare(settled["generation_config"])
+            return run.prepare(settled["input_ids"], settled["generation_config"])
         return super()._get_candidate_generator(**settled)  # type: ignore[misc]
 
     @property

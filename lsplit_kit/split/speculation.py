@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DRAFTS = ("auto", "lookup", "head")
-SURE = 0.75  # a match so good needs no second opinion, and no net is run behind it
-HOPELESS = 0.02  # drafts that are reached so rarely are not worth making
+SURE = 0.6  # a match so good needs no second opinion, and no net is run behind it
+HOPELESS = 0.05  # drafts that are reached so rarely are not worth making
 AT_WORK: ContextVar[Run | None] = ContextVar("lsplit_speculation", default=None)
 
 

@@ -69,16 +69,19 @@ def split(
     guidance: str | None = None,
     timeout: float = 60.0,
     network: str | Network | None = None,
+    chunk: int | None = None,
 ) -> Any:
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
     (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
-    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden
-    (arXiv 2310.14651) or none. Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks of a U-Net,
-    or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own scheduler, only
-    noise comes down); guidance is applied at the "host" or "local". network: what the link goes through, on a virtual
-    clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network; `lk.EmulatedLink(lm.link, ...)` has more.
+    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden (arXiv
+    2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
+    stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
+    of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own
+    scheduler, only noise comes down); guidance is applied at the "host" or "local". network: what the link goes
+    through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network; `lk.EmulatedLink(lm.link,
+    ...)` has more.
     """
     model = model[0] if isinstance(model, tuple) else model
     pair = _codecs(codec)  # before a model is loaded
@@ -117,7 +120,7 @@ def split(
     up, down = (spec or lossless(model.dtype) for spec in pair)
     link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:
-        return _over(conditions, split_text(model, plan, link, cache, up, down))
+        return _over(conditions, split_text(model, plan, link, cache, up, down, chunk))
     except BaseException:
         link.close()
         raise

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from lsplit_kit.wire.network import PRESETS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
-BLOCKS = [code for page in (README, CODECS) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
+LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
+BLOCKS = [code for page in (README, CODECS, LATENCY) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
 @pytest.mark.parametrize(
-    "code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding"]
+    "code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding", "networks"]
 )
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -31,9 +34,23 @@ def test_the_examples_run_verbatim(code, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/failure-modes.md", "docs/codecs.md", "docs/errors/README.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/failure-modes.md",
+        "docs/codecs.md",
+        "docs/latency.md",
+        "docs/errors/README.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_page_of_networks_lists_the_presets():
+    for net in PRESETS.values():
+        numbers = (net.up_mbps, net.down_mbps, net.rtt_ms, net.jitter_ms, net.loss)
+        assert f"| {' | '.join([net.name, *(f'{n:g}' for n in numbers), net.source])} |" in LATENCY

@@ -68,11 +68,14 @@ class Talk:
 
     def _call(self, name: str, args: tuple, kinds: tuple[type, ...]) -> tuple:
         """Return (value, bytes up, bytes down) of one named call, after the answers that nobody came for."""
+        self._settle()
+        self._ask(name, args)
+        return self._answer(kinds)
+
+    def _settle(self) -> None:
         while self._asked_for:
             with contextlib.suppress(LsplitError):
                 self._note("dropped", *self._answer((bytes,))[1:])
-        self._ask(name, args)
-        return self._answer(kinds)
 
     def _ask(self, name: str, args: tuple) -> None:
         if self._conn is None:

@@ -11,11 +11,15 @@ from ..errors import UnsupportedOption
 
 
 class Call(NamedTuple):
-    """Left pads per row; how the host is to count positions (`cache` or `pads`); positions given by hand, else None."""
+    """Left pads per row; how the host is to count positions (`cache` or `pads`); positions given by hand, else None.
+
+    wanted: how many of the last positions anybody will look at, None for all of them.
+    """
 
     pads: list[int]
     counted: str
     verbatim: Tensor | None
+    wanted: int | None = None
 
 
 def refuse(kwargs: dict, config: object) -> None:

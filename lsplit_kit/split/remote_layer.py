@@ -48,11 +48,15 @@ class NoGradient(torch.autograd.Function):
 class Remote(nn.Module):
     """Sends hidden tensors [B, T, d] to the body and returns what comes back, in the replaced layer's convention."""
 
-    def __init__(self, link: Link, policy: str, up: str, down: str) -> None:
+    def __init__(self, link: Link, policy: str, up: str, down: str, chunk: int | None = None) -> None:
         super().__init__()
         if policy not in POLICIES:
             raise UnsupportedOption(f"Unknown cache policy {policy!r}; choose one of {', '.join(POLICIES)}.")
-        self.link, self.policy = link, policy
+        if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+            raise UnsupportedOption(f"chunk takes a number of positions above 0, got {chunk!r}.")
+        if chunk is not None and policy != "kv":
+            raise UnsupportedOption(f"chunk needs cache='kv': under {policy!r} each would compute all before it again.")
+        self.link, self.policy, self.chunk = link, policy, chunk
         self.up, self.down = codec(up), codec(down)
         if self.up.stateful or self.down.stateful:
             raise CodecError("Prediction (+delta) is for the steps of a picture; a language model's tokens have none.")
@@ -96,7 +100,9 @@ class Remote(nn.Module):
             raise UnsupportedOption(f"The cache holds {slot.history.shape[0]} rows, this call brings {batch}.")
         slot.append(hidden.detach(), call.verbatim)
         try:
-            return self._deliver(slot, call, past)[:, -tokens:]
+            out = self._deliver(slot, call, past)[:, -tokens:]
+            missing = tokens - out.shape[1]  # nobody looks at them, but their places are counted
+            return torch.cat([out.new_zeros(batch, missing, out.shape[2]), out], dim=1) if missing else out
         except BaseException:
             slot.crop(-tokens)  # the call did not happen: the history ends where it did before
             raise
@@ -122,21 +128,41 @@ class Remote(nn.Module):
             slot.sent = 0
         start = 0 if self.policy == "none" else slot.sent
         end = slot.get_seq_length()
-        parts = []
+        wanted = min(call.wanted or end, end - past) if self.policy != "none" else end
+        spans = self._chunks(slot, start, end)
         replay = start < past and self.policy != "none"
-        for first, stop in self._chunks(slot, start, end):
-            parts.append(self._step(slot, call, first, stop, replay and first < past))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        steps = (self._step(slot, call, span, max(span[0], end - wanted), span == spans[0]) for span in spans)
+        kinds = ["replay" if replay and first < past else "step" for first, _ in spans]
+        if len(spans) == 1:
+            step, up = next(steps)
+            return self._took(slot, step, up, link.step(slot.session, step), kinds[0])
+        under_way: list[tuple[Step, Encoded]] = []
+        parts: list[tuple[Step, Tensor]] = []
+        try:
+            for step, up in steps:
+                link.send(slot.session, step)
+                under_way.append((step, up))
+            for kind, (step, up) in zip(kinds, under_way, strict=True):
+                parts.append((step, self._took(slot, step, up, link.receive(), kind)))
+        except BaseException:
+            link.drop()
+            raise
+        return torch.cat([part for step, part in parts if step.start + step.tokens > end - wanted], dim=1)
 
     def _chunks(self, slot: RemoteSlot, start: int, end: int) -> list[tuple[int, int]]:
         batch, _, width = slot.history.shape
         worst = max(c.payload_bytes((batch, 1, width)) for c in (self.up, self.down))
         most = (self.link.info.max_frame - 65536) // worst
+        most = min(most, self.chunk) if self.chunk is not None else most
         if most < 1 or (self.policy == "none" and end > most):
             raise LimitExceeded(f"{end} positions x {batch} rows do not fit the host's frame limit under this policy.")
         return [(b, min(end, b + most)) for b in range(start, end, most)]
 
-    def _step(self, slot: RemoteSlot, call: Call, start: int, stop: int, replay: bool) -> Tensor:
+    def _step(
+        self, slot: RemoteSlot, call: Call, span: tuple[int, int], look: int, first: bool
+    ) -> tuple[Step, Encoded]:
+        """The step that sends the positions of `span`; those from `look` on will be looked at."""
+        start, stop = span
         up = self.up.encode(slot.history[:, start:stop])
         batch, tokens, _ = up.shape
         positions = b"p" if call.counted == "pads" else b""
@@ -145,15 +171,18 @@ class Remote(nn.Module):
         slot.step_no += 1
         step = Step(
             slot.step_no, start, batch, tokens, up.payload,
-            rows=ints_to_wire(slot.rows) if slot.rows is not None and start else b"",
+            rows=ints_to_wire(slot.rows) if slot.rows is not None and start and first else b"",
             pads=ints_to_wire(slot.pads) if start == 0 and any(slot.pads or ()) else b"",
-            positions=positions,
+            positions=positions, keep=max(1, stop - look) if look > start else 0,
         )  # fmt: skip
-        done = self.link.step(slot.session, step)
-        down = Encoded(self.down.spec, up.shape, done.payload)
+        return step, up
+
+    def _took(self, slot: RemoteSlot, step: Step, up: Encoded, done: Exchange, kind: str) -> Tensor:
+        """The tensor that came down for a step, noted."""
+        down = Encoded(self.down.spec, (step.batch, step.keep or step.tokens, up.shape[2]), done.payload)
         tensor = self.down.decode(down, slot.history.dtype)
-        slot.rows, slot.sent = None, stop
-        where = Where("replay" if replay else "step", slot.session or 0, step.step_no, start)
+        slot.rows, slot.sent = None, step.start + step.tokens
+        where = Where(kind, slot.session or 0, step.step_no, step.start)
         size = tensor.numel() * tensor.element_size()
         for watch in self.watchers:
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)

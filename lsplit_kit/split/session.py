@@ -71,6 +71,8 @@ class Body(Sessions[Session, Step]):
             )
         if session.policy == "none" and step.start:
             raise FrameError("Policy none sends everything again: a step starts at 0.")
+        if step.keep > step.tokens:
+            raise FrameError(f"Of {step.tokens} positions the last {step.keep} cannot come down.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
         if session.have and step.start:
@@ -125,7 +127,9 @@ class Body(Sessions[Session, Step]):
                     s.history, s.positions = hidden, at
                     out = out[:, -step.tokens :]
             with self.coding():
-                payload = s.down.encode(out).payload  # here, because a failure must not leave the rows gathered
+                payload = s.down.encode(
+                    out[:, -step.keep :] if step.keep else out
+                ).payload  # here, because a failure must not leave the rows gathered
         except Exception:
             s.cache = s.history = s.positions = None  # half-written state is no state: the client replays
             s.have = 0

@@ -96,20 +96,25 @@ class SplitMixin(Card):
         }
 
 
-def split_text(model: PreTrainedModel, plan: SplitPlan, link: Link, policy: str, up: str, down: str) -> PreTrainedModel:
-    """Graft a Remote over `link` into a structural copy of `model`; the model itself is left as it was."""
+def split_text(
+    model: PreTrainedModel, plan: SplitPlan, link: Link, policy: str, up: str, down: str, chunk: int | None = None
+) -> PreTrainedModel:
+    """Graft a Remote over `link` into a structural copy of `model`; the model itself is left as it was.
+
+    chunk: positions a step carries at most; longer prompts go up in several steps, all under way at once.
+    """
     base, name = decoder_of(model)
     start, stop = plan.cut(len(getattr(base, name)))
-    remote = Remote(link, policy, up, down)
+    remote = Remote(link, policy, up, down, chunk)
     grafted = local_side(model, start, stop, remote)
-    _hook(grafted, remote)
+    _hook(grafted, remote, ends=plan.tail == 0)
     cls = getattr(model, "lsplit_class", type(model))  # a model of load_local has a class that refuses to run
     grafted.__class__ = type(cls.__name__, (SplitMixin, cls), {"__module__": cls.__module__})
     grafted.plan, grafted.remote = plan, remote
     return grafted
 
 
-def _hook(model: PreTrainedModel, remote: Remote) -> None:
+def _hook(model: PreTrainedModel, remote: Remote, ends: bool) -> None:
     base, _ = decoder_of(model)
     signature = inspect.signature(base.forward)
 
@@ -126,10 +131,15 @@ def _hook(model: PreTrainedModel, remote: Remote) -> None:
         elif cache is None and (module.config.use_cache if given.get("use_cache") is None else given["use_cache"]):
             kwargs = {**kwargs, "past_key_values": DynamicCache(config=module.config)}
             adopt(kwargs["past_key_values"], remote.index)
-        remote.current.call = read_call(
-            given.get("attention_mask"), given.get("position_ids"), tokens.shape[0], tokens.shape[1], past
-        )
+        call = read_call(given.get("attention_mask"), given.get("position_ids"), tokens.shape[0], tokens.shape[1], past)
+        remote.current.call = call._replace(wanted=vars(remote.current).pop("wanted", None))
         return args, kwargs
 
+    def read(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        refuse(kwargs, module.config)
+        kept = kwargs.get("logits_to_keep")  # with no layer behind the body, nothing else reads a position
+        whole = not ends or args or kwargs.get("labels") is not None or type(kept) is not int or kept < 1
+        remote.current.wanted = None if whole else kept
+
     base.register_forward_pre_hook(note, with_kwargs=True)
-    model.register_forward_pre_hook(lambda m, a, k: refuse(k, m.config), with_kwargs=True)
+    model.register_forward_pre_hook(read, with_kwargs=True)

@@ -2,7 +2,8 @@
 
 By default nobody waits: a virtual clock adds up what the frames would have taken, the same numbers on every machine.
 Inside `with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time
-really passes.
+really passes. Where both sides compute in this very thread, their computing is its CPU time, so that a busy machine
+does not count as a slow one; over a connection it is the time that passed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 
 from ..card import Card
 from ..errors import LsplitError, SessionUnknown, UnsupportedOption
-from .link import NOTHING, ControlHook, Link, Message
+from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 
+AWAKE = 0.002  # seconds before a deadline that are not slept
 OVERHEAD = 34  # bytes of a step's frame beside its payload, where its size has to be guessed before it is sent
 
 
@@ -75,6 +77,8 @@ class EmulatedLink(Card):
         self.up, self.down = self.network.lines(seed)
         self._now, self._began = 0.0, time.perf_counter()
         self._host_free = self._left = 0.0
+        alone = isinstance(inner, InProcess) and not realtime and time.get_clock_info("thread_time").resolution < 1e-5
+        self.tick = time.thread_time if alone else time.perf_counter  # what computing is measured with
         self._timed: Timed | None = None
         self._answers: deque[tuple[Any, ...]] = deque()
         self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
@@ -108,7 +112,7 @@ class EmulatedLink(Card):
         timed = Timed(local_speed, host_speed)
         if self.realtime and (local_speed, host_speed) != (1.0, 1.0):
             raise UnsupportedOption("Speeds can be scaled on the virtual clock only; leave realtime out.")
-        before, self._timed, self._left = self.now, timed, time.perf_counter()
+        before, self._timed, self._left = self.now, timed, self.tick()
         try:
             yield timed
         finally:
@@ -133,13 +137,17 @@ class EmulatedLink(Card):
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
+        self.drop()
+        self.send(session, step)
+        return self.receive()
+
+    def drop(self) -> None:
+        """Forget the answers under way, when they have come."""
         while self._answers:
             with contextlib.suppress(LsplitError):
                 done = self.receive()
                 if self.on_control and done.frame_up:
                     self.on_control("dropped", done.frame_up, done.frame_down)
-        self.send(session, step)
-        return self.receive()
 
     def send(self, session: int, step: Message) -> None:
         """Send one step; the line is busy with it, the caller is not (with `realtime` it is, while the line is)."""
@@ -153,21 +161,21 @@ class EmulatedLink(Card):
             self._answers.append((local, arrives - self.up.free, guess, sent))
             self._take(0)
         else:
-            began = time.perf_counter()
+            began = self.tick()
             done: Exchange | LsplitError
             try:
                 done = self.inner.step(session, step)
                 sizes = (done.frame_up or len(step.payload), done.frame_down or len(done.payload))
             except LsplitError as error:
                 done, sizes = error, (len(step.payload) + OVERHEAD, OVERHEAD)
-            spent = (time.perf_counter() - began) / self._timed.host_speed if self._timed else 0.0
+            spent = (self.tick() - began) / self._timed.host_speed if self._timed else 0.0
             arrives = self.up.carry(self._now, sizes[0])
             begins = max(arrives, self._host_free)
             self._host_free = begins + spent
             back = self.down.carry(self._host_free, sizes[1])
             trip = Trip(local, arrives - self._now, begins - arrives, spent, back - self._host_free, *sizes)
             self._answers.append((done, back, trip))
-        self._left = time.perf_counter()
+        self._left = self.tick()
 
     def receive(self) -> Exchange:
         """The answer to the oldest step under way, when it has come."""
@@ -182,7 +190,7 @@ class EmulatedLink(Card):
             self._now = max(self._now, back)
         if self._timed is not None and trip is not None:
             self._timed.trips.append(trip)
-        self._left = time.perf_counter()
+        self._left = self.tick()
         if isinstance(done, LsplitError):
             raise done
         return done
@@ -224,9 +232,9 @@ class EmulatedLink(Card):
         self._came.append((done, self.now))
 
     def _wait_until(self, deadline: float) -> None:
-        """Wait for a moment of this clock; the last half millisecond awake, for sleeping is not that exact."""
+        """Wait for a moment of this clock; the last milliseconds awake, for sleeping is not that exact."""
         while (left := deadline - self.now) > 0:
-            nap = left - 0.0005 if left > 0.001 else 0
+            nap = max(0.0, left - AWAKE)
             if len(self._came) < len(self._answers):
                 self._take(nap)
             else:
@@ -243,16 +251,16 @@ class EmulatedLink(Card):
             back = self.down.carry(arrives, max(0, after[1] - before[1]))
             if self.realtime:
                 self._wait_until(back)
-            self._now, self._left = max(self._now, back), time.perf_counter()
+            self._now, self._left = max(self._now, back), self.tick()
 
     def _compute_here(self) -> float:
         """Add the local computing since the last call of this link to a timed block's clock."""
         if self._timed is None:
             return 0.0
-        spent = (time.perf_counter() - self._left) / self._timed.local_speed
+        spent = (self.tick() - self._left) / self._timed.local_speed
         if not self.realtime:
             self._now += spent
-        self._left = time.perf_counter()
+        self._left = self.tick()
         return spent
 
     def counters(self) -> dict[str, tuple[int, int]]:

@@ -68,6 +68,9 @@ class Link(Protocol):
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether the answer to the oldest step under way comes within so many seconds; False when none is."""
 
+    def drop(self) -> None:
+        """Forget the answers under way; their bytes are noted as dropped."""
+
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""
 
@@ -126,10 +129,7 @@ class InProcess(Card):
     def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
-        while self._answers:
-            done = self._answers.popleft()
-            if isinstance(done, Exchange) and self.on_control and done.frame_up:
-                self.on_control("dropped", done.frame_up, done.frame_down)
+        self.drop()
         return self._run(session, step)
 
     def send(self, session: int, step: Message) -> None:
@@ -148,6 +148,13 @@ class InProcess(Card):
         if isinstance(done, LsplitError):
             raise done
         return done
+
+    def drop(self) -> None:
+        """Forget the answers kept."""
+        while self._answers:
+            done = self._answers.popleft()
+            if isinstance(done, Exchange) and self.on_control and done.frame_up:
+                self.on_control("dropped", done.frame_up, done.frame_down)
 
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether there is an answer."""

@@ -34,7 +34,8 @@ class Step:
     """One crossing up: new hidden vectors [B, T, d] that begin at position `start` of the session.
 
     rows: source row of every row when the batch was re-ordered since the last step; pads: left-pad count per row (with
-    start 0); positions: empty (counted from the cache), b"p" (counted from the pads) or int32 values as given by hand.
+    start 0); positions: empty (counted from the cache), b"p" (counted from the pads) or int32 values as given by hand;
+    keep: how many of the last positions come down, 0 for all of them.
     """
 
     step_no: int
@@ -45,19 +46,20 @@ class Step:
     rows: bytes = b""
     pads: bytes = b""
     positions: bytes = b""
+    keep: int = 0
 
     def to_wire(self) -> tuple[int | bytes, ...]:
         """The fields in order, without empty optional ones at the end."""
         values = [getattr(self, f.name) for f in fields(self)]
-        while len(values) > 5 and values[-1] == b"":
+        while len(values) > 5 and values[-1] in (b"", 0):
             values.pop()
         return tuple(values)
 
     @classmethod
     def from_wire(cls, values: tuple[object, ...]) -> Step:
         """Build a step from a peer's values; raises FrameError on a wrong count, type or range."""
-        if not 5 <= len(values) <= 8:
-            raise FrameError(f"A step has 5 to 8 fields, got {len(values)}.")
+        if not 5 <= len(values) <= 9:
+            raise FrameError(f"A step has 5 to 9 fields, got {len(values)}.")
         for f, value in zip(fields(cls), values, strict=False):
             kind = bytes if f.name in ("payload", "rows", "pads", "positions") else int
             if type(value) is not kind:
@@ -68,7 +70,7 @@ class Step:
 
     def digest(self) -> bytes:
         """What the step says, but for its number: a repeated number must bring the same digest."""
-        parts = hashlib.sha256(repr(self.to_wire()[1:4]).encode())
+        parts = hashlib.sha256(repr((*self.to_wire()[1:4], self.keep)).encode())
         for part in (self.payload, self.rows, self.pads, self.positions):
             parts.update(len(part).to_bytes(8, "little") + part)
         return parts.digest()

@@ -195,6 +195,14 @@ def test_the_price_is_what_a_tap_counts(llama, ids, sequential):
     assert f"{N} in 4 round trips" in repr(fast)
 
 
+def test_the_price_when_everything_is_sent_again(llama, ids, sequential):
+    fast = knowing(lk.split(llama[0], head=2, tail=1, cache="none"), sequential, wrong=ids.shape[1] + 6)
+    fast.generate(ids, min_new_tokens=N, **GREEDY)
+    wrong = fast.ledger().query("drafted > accepted").iloc[0]
+    assert wrong["positions"] == wrong["start"] + wrong["drafted"]
+    assert wrong["extra_up"] * wrong["positions"] == wrong["up"] * wrong["revealed"]
+
+
 def test_a_thread_that_does_not_speculate_is_left_alone(llama, ids, sequential):
     split = lk.split(llama[0], head=2, tail=1)
     fast, found = knowing(split, sequential), {}

@@ -163,7 +163,7 @@ class Run(CandidateGenerator):
         self.sent = self.longest = 0
         self.begun = 0.0
         self.ends: set[int] = set()
-        self.up = self.down = 0
+        self.up = self.down = self.went = self.came = 0  # bytes and positions of a step
 
     def prepare(self, input_ids: Tensor, generation_config: Any) -> Run:
         """Take what generate() settled: one row [1, T], the greatest length, the tokens that end a text."""
@@ -184,10 +184,12 @@ class Run(CandidateGenerator):
         if AT_WORK.get() is self:
             self.up += done.frame_up or sum(len(s.encoded.payload) for s in up)
             self.down += done.frame_down or sum(len(s.encoded.payload) for s in down)
+            self.went += sum(s.encoded.shape[1] for s in up)
+            self.came += sum(s.encoded.shape[1] for s in down)
 
     def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
         """The text [1, T] with drafts behind it [1, T + k]."""
-        self.up = self.down = 0
+        self.up = self.down = self.went = self.came = 0
         ids = input_ids[0].tolist()
         self.first = not self.length
         self.drafts, self.heard, self.sent = [], [], 0
@@ -220,15 +222,15 @@ class Run(CandidateGenerator):
         self._note(old, len(new), right)
 
     def _note(self, old: int, tokens: int, right: int) -> None:
-        positions, wrong = self.sent + 1, self.sent - right
-        seconds = 0.0 if self.first else self.now() - self.begun
+        wrong, seconds = self.sent - right, 0.0
         if not self.first:
+            seconds = self.now() - self.begun
             self.owner.pace.note(self.sent, seconds)
+        extra = (round(self.up * wrong / max(self.went, 1)), round(self.down * wrong / max(self.came, 1)))
+        sources = tuple(guess.source for guess in self.drafts[: self.sent])
         self.owner.trips.append(
-            Trip(old, positions if not self.first else old, self.sent, right, tokens, seconds, self.up, self.down,
-                 round(self.up * wrong / positions), round(self.down * wrong / positions), wrong,
-                 tuple(guess.source for guess in self.drafts[: self.sent]))
-        )  # fmt: skip
+            Trip(old, self.went, self.sent, right, tokens, seconds, self.up, self.down, *extra, wrong, sources)
+        )
 
     def _draft(self, room: int) -> None:
         asked, odds, reach = list(self.sources), self.owner.odds, 1.0

@@ -180,6 +180,16 @@ def test_a_long_round_trip_is_hidden_and_a_narrow_line_left_alone(llama, ids):
     assert 60 // PROBE <= narrow.totals()["drafted"] <= 6
 
 
+def test_the_clock_of_a_link_counts_computing_in_a_timed_block_only(llama):
+    link = emulated(llama[0], rtt_ms=80).link
+    assert link.so_far() == link.so_far() == link.now == 0
+    with link.timed():
+        before = link.so_far()
+        sum(range(300_000))
+        assert link.so_far() > before and link.now == 0
+    assert link.so_far() == link.now > before
+
+
 def test_the_price_is_what_a_tap_counts(llama, ids, sequential):
     fast = knowing(lk.split(llama[0], head=2, tail=1, body="loopback"), sequential, wrong=ids.shape[1] + 6)
     with lk.tap(fast.lm) as wire:

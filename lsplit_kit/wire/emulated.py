@@ -104,7 +104,7 @@ class EmulatedLink(Card):
     def so_far(self) -> float:
         """Seconds on this link's clock, in a timed block with the local computing since its last call."""
         virtual = self._timed if not self.realtime else None
-        return self.now + ((time.perf_counter() - self._left) / virtual.local_speed if virtual else 0.0)
+        return self.now + ((self.tick() - self._left) / virtual.local_speed if virtual else 0.0)
 
     @contextlib.contextmanager
     def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:

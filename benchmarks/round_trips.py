@@ -52,7 +52,11 @@ def prompts(tok: Any, each: int) -> list[dict[str, Any]]:
             passage = corpus(domain)[turn]
             ids = asked(turns(passage)[:1]) if domain == "chat" else None
             found.append((domain, "free", tok(passage[:240], return_tensors="pt")["input_ids"] if ids is None else ids))
-    return [{"domain": d, "ids": ids, "key": f"{i:02} {d} {k}"} for i, (d, k, ids) in enumerate(found)]
+    named = [{"domain": d, "ids": ids, "key": f"{i:02} {d} {k}"} for i, (d, k, ids) in enumerate(found)]
+    quoting = [p for p in named if p["domain"] == "quoting"]
+    free, turn = [p for p in named if p["domain"] != "quoting"], len(DOMAINS)
+    # one of every kind first, so that a stopped run says something about all
+    return [*quoting[:1], *free[:turn], *quoting[1:], *free[turn:]]
 
 
 class Charged(lk.EmulatedLink):
@@ -245,7 +249,7 @@ def main() -> None:
 
         def save(part: dict[str, Any], name: str = name, judge: Any = judge) -> None:
             result["parts"][name] = part
-            result.update(judge(part["rows"]))
+            result.update(judge(part["rows"]) | {"quick": args.quick, "machine": common.machine()})
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import lsplit_kit as lk
 from lsplit_kit.measure import picture_quality
+from lsplit_kit.quantization import entropy
 from lsplit_kit.quantization.auto import AUTO, About
 from lsplit_kit.wire.message import MODES
 
@@ -53,6 +54,8 @@ WAYS = (
     *(Way("per_step", "local", *pair) for pair in (("fp32", "fp32"), ("fp32", "int8"), ("int8", "int8"))),
     *(Way(mode, guidance, "auto:image", "auto:image") for mode in MODES[::-1] for guidance in ("host", "local")),
 )  # fmt: skip
+CURVES = 12  # pictures for the curves: half make them, half are measured
+ABOUT_RUN = ("name", "quick", "machine")
 GOALS = (("down", 0.95, 45.0), ("down", 0.97, 35.0), ("all", 0.92, 45.0))
 PARTS = ("noise down", "latents up", "embeddings up", "scheduler and time steps up", "forms and framing", "greeting")
 
@@ -159,6 +162,41 @@ def every_way(pipe: Any, prompts: list[str], steps: int, part: Path, hello: int)
     return [row | {f"{n}_saved": round(1 - row[n] / rows[0][n], 4) for n in ("down", "all")} for row in rows]
 
 
+def numbers_down(pipe: Any, prompts: list[str], steps: int) -> np.ndarray:
+    """Whole numbers [pictures, steps, values] that auto:image's range coder gets of what comes down."""
+    split, found, fit = (
+        lk.split(pipe, mode="lockstep", codec=("fp32", "auto:image"), body="loopback"),
+        [],
+        entropy.fitted,
+    )
+    entropy.fitted = lambda numbers, low, high: (found.append(numbers.copy()), fit(numbers, low, high))[1]
+    try:
+        for seed, prompt in enumerate(tqdm(prompts, desc=f"numbers of {steps} steps")):
+            picture(split, prompt, seed, steps)
+    finally:
+        entropy.fitted = fit
+    return np.stack(found).reshape(len(prompts), steps, -1)
+
+
+def shipped_curve(pipe: Any, prompts: list[str], steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bytes a picture with each tensor's own curve, and with curves made of other pictures that need not cross."""
+    half = len(prompts) // 2
+    numbers = numbers_down(pipe, prompts, steps)
+    known, ours = numbers[:half], numbers[half:]
+    own = sum(len(entropy.Ans().pack(x)) for x in ours.reshape(-1, ours.shape[-1])) / len(ours)
+    costs = {}
+    for name, groups in {"step": [known[:, k] for k in range(steps)], "one": [known] * steps}.items():
+        costs[name] = 0.0
+        for k, group in enumerate(groups):
+            low, high = int(numbers.min()) - 8, int(numbers.max()) + 8  # as wide as any picture here needs
+            bits = -np.log2(entropy.model_of(entropy.fitted(group.ravel(), low, high))[1])
+            costs[name] += sum(4 * math.ceil(bits[x - low].sum() / 32) for x in ours[:, k]) / len(ours)
+    mine = [row for row in rows if (row["steps"], row["mode"], row["guidance"]) == (steps, "lockstep", "host")]
+    all_ = {row["asked"]: row["all"] for row in mine if row["asked"] or (row["up"], row["codec"]) == ("fp32", "fp32")}
+    return {"steps": steps, "pictures": len(ours), "own": round(own), **{k: round(v) for k, v in costs.items()},
+            "all": all_["auto:image"], "fp32": all_[None]}  # fmt: skip
+
+
 def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each number of steps and each goal (what, saving, PSNR): the row that comes nearest."""
     found = []
@@ -217,6 +255,19 @@ def render(r: dict[str, Any]) -> str:
         [x["steps"], x["asked"] or "FP32", *(f"{x['parts'][part]:,}" for part in PARTS), f"{x['all']:,.0f}"]
         for x in shown
     ]))  # fmt: skip
+    parts.append(
+        "Would a shipped curve help? Bytes a picture that the range coder makes of the noise, auto:image, guided at "
+        "the host: with a curve for each tensor, which crosses; with one for each time step, or one for all, made of "
+        "other prompts' pictures and shipped. The gain is of the better one: in bytes, as a share of all that crosses, "
+        "and in percentage points of what crosses in FP32."
+    )
+    lines = []
+    for c in r["curve"]:
+        gain = c["own"] - min(c["step"], c["one"])
+        lines.append([c["steps"], c["pictures"], c["own"], c["step"], c["one"], gain, f"{gain / c['all']:.2%}",
+                      f"{100 * gain / c['fp32']:.2f}"])  # fmt: skip
+    head = ["steps", "pictures", "own curves", "curve a step", "one curve", "gain", "of all", "points of FP32"]
+    parts.append(common.table(head, lines))
     worst = 20 * math.log10(math.hypot(GUIDANCE - 1, GUIDANCE))
     parts.append(
         "Rounded after guidance / before it, lockstep, FP32 up. Guidance at scale s is without + s (with - without): "
@@ -233,6 +284,7 @@ def main() -> None:
     parser = common.options(__doc__)
     parser.add_argument("--model", default="emoji-ldm")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of the pictures")
+    parser.add_argument("--curve", action="store_true", help="measure only shipped curves, keep the rest on record")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of a run that was stopped")
     args = parser.parse_args()
     common.one_thread()
@@ -240,6 +292,11 @@ def main() -> None:
     prompts = mixed(every, args.quick)
     pipe = lk.load(args.model)
     pipe.set_progress_bar_config(disable=True)
+    if args.curve:
+        kept = json.loads((common.RESULTS / "rate_distortion.json").read_text("utf-8"))
+        kept["curve"] = [shipped_curve(pipe, prompts[:CURVES], steps, kept["pictures"]) for steps in args.steps]
+        common.finish("rate_distortion", args, {k: v for k, v in kept.items() if k not in ABOUT_RUN}, render(kept))
+        return
     gauss = [torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(4)]
     small = [torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(k)) for k in range(16)]
     noise = real_noise(pipe, prompts[:10])
@@ -257,6 +314,7 @@ def main() -> None:
             f"Predicted noise of `{args.model}`, 1,024 values a tensor": [rate(spec, noise) for spec in NOISE],
         },
         "pictures": rows, "goals": goals(rows),
+        "curve": [shipped_curve(pipe, prompts[:CURVES], steps, rows) for steps in sorted({r["steps"] for r in rows})],
     }  # fmt: skip
     common.finish("rate_distortion", args, result, render(result))
     part.unlink()

@@ -9,25 +9,11 @@ import common
 import torch
 
 import lsplit_kit as lk
+from lsplit_kit.measure import reaches, reduction, reply_vectors
 
 PROMPTS = (8, 64)
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 150, 200, 250)
 POLICIES = ("kv", "hidden", "none")
-
-
-def vectors(policy: str, p: int, n: int) -> int:
-    """Vectors that cross in one direction for p prompt and n new tokens, by counting."""
-    return n * p + n * (n - 1) // 2 if policy == "none" else p + n - 1
-
-
-def saving(p: int, n: int) -> float:
-    """1 - (P + N - 1) / (N P + N (N - 1) / 2)."""
-    return 1 - vectors("kv", p, n) / vectors("none", p, n)
-
-
-def reaches(p: int, share: float) -> int:
-    """The smallest N at which the saving is at least `share`, by the formula."""
-    return next(n for n in range(1, 10_000) if saving(p, n) >= share)
 
 
 def measured(model: object, policy: str, p: int, lengths: list[int]) -> dict[int, tuple[int, int]]:
@@ -89,7 +75,7 @@ def main() -> None:
                     "new": n,
                     **{policy: counts[p][policy][n] for policy in POLICIES},
                     "saving": 1 - counts[p]["kv"][n][0] / counts[p]["none"][n][0],
-                    "formula": saving(p, n),
+                    "formula": reduction("kv", p, n),
                 }
                 for n in sorted(set(lengths))
             ]
@@ -100,7 +86,7 @@ def main() -> None:
         "reaches": [{"prompt": p, "share": s, "new": reaches(p, s)} for p in (*PROMPTS, 512) for s in (0.9, 0.99)],
         "hidden_as_kv": all(x["hidden"] == x["kv"] for x in rows),
         "down_as_up": all(x[p][0] == x[p][1] for x in rows for p in POLICIES),
-        "as_counted": all(x[p][0] == unit * vectors(p, x["prompt"], x["new"]) for x in rows for p in POLICIES),
+        "as_counted": all(x[p][0] == unit * reply_vectors(p, x["prompt"], x["new"]) for x in rows for p in POLICIES),
     }
     common.finish("traffic", args, result, render(result))
 

@@ -19,6 +19,7 @@ _HOME = {
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
+    "CacheLab": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
     from .split.speculation import speculate as speculate
+    from .widgets import CacheLab as CacheLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from lsplit_kit.errors import (
     UnsupportedOption,
 )
 from lsplit_kit.measure import text_quality
-from lsplit_kit.measure.calibrate import fitted, hidden_states
+from lsplit_kit.measure.calibrate import calibrate, fitted, hidden_states
 from lsplit_kit.measure.corpus import DOMAINS, corpus, shared, turns, windows
 from lsplit_kit.quantization import Calibration, Encoded, calibrations, codec
 from lsplit_kit.quantization.calibration import bound, unbound
@@ -202,6 +203,23 @@ def test_a_connection_brings_few_calibrations(known):
 def test_too_few_vectors_are_a_sentence():
     with pytest.raises(UnsupportedOption, match="tokens"):
         fitted(vectors(20), vectors(20), {})
+
+
+@pytest.mark.parametrize("depths", [[99], [0], [2, 7]])
+def test_a_depth_that_the_model_lacks_is_refused_before_a_text_is_read(depths, tmp_path):
+    with pytest.raises(PlanError, match=f"from 1 to 6, got {', '.join(map(str, depths))}"):
+        next(calibrate("toy-llama", depths, [tmp_path / "no such text"]))
+
+
+def test_reading_long_texts_gives_no_warning_of_their_length(caplog):
+    _, tokenizer = lk.load("toy-llama")
+    tokenizer.model_max_length = 100
+    logger = transformers.logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert len(windows(tokenizer, "prose")) > 1 and not caplog.records
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def test_a_model_without_a_calibration_is_told_how_to_make_one():

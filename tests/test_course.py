@@ -5,6 +5,7 @@ import os
 import random
 import sys
 
+import mistune
 import numpy as np
 import pytest
 import torch
@@ -202,6 +203,11 @@ def test_every_exercise_module_loads_and_is_complete():
     for id, each in found.items():
         assert id == each.id and each.title and each.hints and 1 <= each.difficulty <= 5 and each.minutes > 0
         assert repr(checks.check(id)) == f"{id}: not attempted"
+
+
+def test_no_hint_turns_into_italics_in_a_notebook():
+    found = {id: [mistune.html(hint) for hint in each.hints] for id, each in checks.exercises().items()}
+    assert not {id: hints for id, hints in found.items() if any("<em>" in h or "<strong>" in h for h in hints)}
 
 
 def test_html_is_escaped(register):

@@ -120,6 +120,7 @@ def test_every_cut_gives_the_unsplit_picture(pipe, cut, body):
 def test_a_real_host_gives_the_unsplit_picture_and_int8_a_near_one(pipe):
     whole = draw(pipe)
     with lk.host("emoji-ldm") as host:
+        assert "parts 0 to" in repr(host) and "layers" not in repr(host)  # a denoiser's, which are no layers
         for codec, least in (("fp32", float("inf")), ("int8", 35)):
             split = lk.split(pipe, body=host.address, mode="lockstep", codec=("fp32", codec))
             assert picture_quality({"split": draw(split)}, whole).loc["split", "psnr"] >= least

@@ -15,6 +15,7 @@ from scipy.linalg import hadamard
 
 import lsplit_kit as lk
 from lsplit_kit.course import checks
+from lsplit_kit.errors import CacheMiss
 from lsplit_kit.quantization.stages import Hadamard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +146,60 @@ def same_bytes(left, right):
 
 def forgot(prompt, new, width, size):
     total = (prompt + new - 1) * width * size  # noqa: F841
+
+
+def of_02(name):
+    return solutions("02_the_cache")[name]
+
+
+def joined(history, new, start=None, miss=None):
+    """Old vectors and new ones; with a start beyond the old ones an error, the right one for a number in miss."""
+    have = 0 if history is None else history.shape[1]
+    if start is not None and start > have:
+        raise CacheMiss("x", have=have + miss) if miss is not None else IndexError("too far")
+    return new if history is None else history if new is None else torch.cat([history, new], dim=1)
+
+
+def upto(history, stop):
+    return None if history is None else history[:, :stop]
+
+
+def own(step):
+    """A Host of 02.5 with another step; go(history, new) remembers it and answers."""
+
+    def go(self, history, new):
+        self.history = history
+        return None if new is None else self.body(history)[:, -new.shape[1] :]
+
+    return type("Host", (of_02("Host"),), {"step": step, "go": go})
+
+
+class forgets:  # noqa: N801
+    """A Host of 02.5 that throws its memory away when it has to refuse a step."""
+
+    def __init__(self, body):
+        self.inner = of_02("Host")(body)
+
+    def step(self, start, new):
+        try:
+            return self.inner.step(start, new)
+        except CacheMiss:
+            self.inner.history = None
+            raise
+
+
+def replays(start_of, cut=True):
+    """A deliver of 02.6 that replays from another position, or returns all of it."""
+
+    def wrong(history, sent, host):
+        try:
+            return host.step(sent, history[:, sent:])
+        except CacheMiss as miss:
+            start = start_of(miss.have)
+            out = host.step(start, history[:, start:])
+            return out[:, sent - start :] if cut else out
+
+    return wrong
 
 
 def of_03(name):
@@ -477,6 +532,88 @@ WRONG = [
     ("01.7", lambda seen, head, vocabulary: torch.zeros(1, 6), "whole numbers, got a tensor of torch.float32", 0),
     ("01.7", lambda seen, head, vocabulary: [7, 301, 42, 42, 199, 3], "shape (1, 6), was expected, got shape (6,)", 0),
     ("01.7", lambda seen, head, vocabulary: "The sea", "tensor of token ids", 0),
+    ("02.1", lambda p, n, w, v: (p + n - 1) * w * v, "what crosses with a cache", 1),
+    ("02.1", lambda p, n, w, v: n * (p + n) * w * v, "every step was counted as equally long", 1),
+    ("02.1", lambda p, n, w, v: n * p + n * (n - 1) // 2, "the number of vectors", 3),
+    ("02.1", lambda p, n, w, v: (n * p + n * (n + 1) // 2) * w * v, "one step or one position", 2),
+    ("02.1", lambda p, n, w, v: (n * p + n * (n - 1) / 2) * w * v, "divide with //", 0),
+    ("02.1", lambda p, n, w, v: 2 * of_02("bytes_none")(p, n, w, v), "up and down together", 0),
+    ("02.1", lambda p, n, w, v: 7, "fewer bytes than cross", 2),
+    ("02.1", lambda p, n, w: 7, "it takes (p, n, w)", 0),
+    ("02.1", lambda p, n, w, v: "many", "a whole number was expected, got str", 0),
+    ("02.2", lambda history, new, body: (new, body(new)), "the history has the shape (1, 1, 8)", 1),
+    ("02.2", lambda history, new, body: (joined(history, new), body(new)), "the body passed over 1 of 5", 2),
+    ("02.2", lambda history, new, body: (joined(history, new), body(joined(history, new))), "out has the shape", 3),
+    ("02.2", lambda history, new, body: (joined(new, history), body(new)), "in the order in which it came", 1),
+    ("02.2", lambda history, new, body: joined(history, new), "a pair (history, out)", 0),
+    (
+        "02.2",
+        lambda history, new, body: (joined(history, new), body(joined(history, new))[:, : new.shape[1]]),
+        "not the body's outputs",
+        3,
+    ),
+    ("02.2", lambda history, new, body: (torch.cat([history, new], 1), new), "your code raised TypeError", 0),
+    ("02.2", lambda history, new, body: (joined(history, new), body(3)), "hidden vectors [1, T, d]", 0),
+    ("02.3", lambda prompt, new: 1 - of_02("saving")(prompt, new), "the share that still crosses", 1),
+    ("02.3", lambda prompt, new: 100 * of_02("saving")(prompt, new), "not per cent", 1),
+    ("02.3", lambda prompt, new: 1 - 1 / (prompt + new - 1), "what the last token saves", 3),
+    ("02.3", lambda prompt, new: 1 - 2 / new if new > 1 else 0, "is saved for", 3),
+    ("02.3", lambda prompt, new: 0.99, "more than is saved for 3 prompt and 8 new", 3),
+    (
+        "02.3",
+        lambda prompt, new: 1 - (prompt + new) / (new * prompt + new * (new + 1) / 2 + prompt),
+        "the last new token was sent too",
+        2,
+    ),
+    ("02.3", lambda prompt, new: "99 %", "a number was expected, got str", 0),
+    ("02.4", lambda prompt, share: 101 - prompt, "the first token that saves so much by itself", 1),
+    ("02.4", lambda prompt, share: of_02("first")(prompt, share) + prompt, "that is a position", 0),
+    ("02.4", lambda prompt, share: of_02("first")(prompt, share) - 1, "does not save that much yet", 1),
+    ("02.4", lambda prompt, share: of_02("first")(prompt, share) + 1, "a reply of fewer new tokens", 2),
+    ("02.4", lambda prompt, share: 500, "a reply of fewer new tokens than 500", 1),
+    ("02.4", lambda prompt, share: 182.5, "a whole number was expected, got float", 0),
+    ("02.5", 3, "a function was expected, got int", 0),
+    ("02.5", own(lambda self, start, new: self.go(joined(self.history, new), new)), "taken back", 1),
+    ("02.5", own(lambda self, start, new: self.go(joined(upto(self.history, start + 1), new), new)), "taken back", 1),
+    (
+        "02.5",
+        own(lambda self, start, new: self.go(joined(upto(self.history, start), new), new)),
+        "took a step that starts at 5",
+        2,
+    ),
+    (
+        "02.5",
+        own(lambda self, start, new: self.go(joined(upto(self.history, start), new, start), new)),
+        "raised IndexError; CacheMiss was expected",
+        2,
+    ),
+    (
+        "02.5",
+        own(lambda self, start, new: self.go(joined(upto(self.history, start), new, start, miss=-1), new)),
+        "CacheMiss says have=2",
+        2,
+    ),
+    (
+        "02.5",
+        own(lambda self, start, new: self.go(joined(upto(self.history, start), new), None)),
+        "the prefill: what step returns must be a tensor",
+        3,
+    ),
+    ("02.5", own(lambda self, start, new: self.go(new, new)), "a token: these are not", 3),
+    ("02.5", type("Host", (of_02("Host"),), {"step": lambda self, new: new}), "but it takes (new)", 0),
+    ("02.5", lambda body: 3, "no method step", 0),
+    ("02.5", forgets, "the memory is not what it was", 2),
+    ("02.6", lambda history, sent, host: host.step(sent, history[:, sent:]), "your code raised CacheMiss", 0),
+    ("02.6", lambda history, sent, host: host.step(0, history)[:, sent:], "10 vectors crossed, 3 are enough", 1),
+    ("02.6", replays(lambda have: 0), "10 vectors crossed, 6 are enough", 2),
+    ("02.6", replays(lambda have: have, cut=False), "what deliver returns has the shape (1, 10, 8)", 3),
+    ("02.6", lambda history, sent, host: history[:, sent:], "not the outputs of the positions that are new", 3),
+    ("02.6", lambda history, sent: history, "it takes (history, sent)", 0),
+    ("02.7", lambda policy, p, n, w: of_02("flops")(policy, p, n, w) / 2, "one multiplication and one addition", 1),
+    ("02.7", lambda policy, p, n, w: of_02("flops")("kv" if policy == "hidden" else policy, p, n, w), "what kv", 3),
+    ("02.7", lambda policy, p, n, w: of_02("flops")("none", p, n, w), "kv, 3 prompt and 8 new tokens: more", 2),
+    ("02.7", lambda policy, p, n, w: of_02("flops")("kv", p, n, w), "none, 3 prompt and 8 new tokens: fewer", 3),
+    ("02.7", lambda policy, p, n, w: "a lot", "a number was expected, got str", 0),
     ("03.1", guide_upside_down, "halves are exchanged", 1),
     ("03.1", guide_too_far, "at scale 1 the guided noise must be", 2),
     ("03.1", lambda noise, scale: noise, "shape (2, 4, 8, 8), a tensor of shape (1, 4, 8, 8)", 1),
@@ -624,6 +761,13 @@ RIGHT = [
     ("01.5", lambda left, right: np.array_equal(left, right)),
     ("01.6", lambda prompt, new, width, size: np.int64((prompt + new - 1) * width * size)),
     ("01.7", lambda seen, head, vocabulary: [[7, 301, 42, 42, 199, 3]]),
+    ("02.1", lambda p, n, w, v: np.int64(sum(range(p, p + n)) * w * v)),
+    ("02.2", lambda history, new, body: [joined(history, new), body(joined(history, new))[:, -new.shape[1] :]]),
+    ("02.3", lambda prompt, new: np.float64(1 - 2 * (prompt + new - 1) / (new * (2 * prompt + new - 1)))),
+    ("02.4", lambda prompt, share: torch.tensor(of_02("first")(prompt, share))),
+    ("02.5", own(lambda self, start, new: self.go(joined(upto(self.history, start), new, start, miss=0), new))),
+    ("02.6", lambda history, sent, host: of_02("deliver")(history, sent, host).clone()),
+    ("02.7", lambda policy, p, n, w: float(of_02("flops")(policy, p, n, w))),
     ("03.1", lambda noise, scale: torch.lerp(*noise.chunk(2), scale)),
     ("03.2", lambda mode, steps, guided: np.int64(1 if mode == "lockstep" else steps)),
     ("03.5", lambda up, steps, values: torch.tensor(of_03("saving")(up, steps, values))),

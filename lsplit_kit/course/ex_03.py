@@ -140,7 +140,7 @@ def inside(answer: object) -> str | Wrong | None:
     title="What the host can paint",
     hints=[
         "two equations, two unknowns: write latent and v with x and e, and get rid of e",
-        "multiply the first equation by a, the second by b, and subtract; a*a + b*b is 1",
+        "multiply the first equation by a, the second by b, and subtract; a² + b² is 1",
     ],
     minutes=8,
     difficulty=3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .sketch import FONT, Sketch
 
@@ -23,14 +23,14 @@ class Axes:
     def __init__(
         self, sheet: Sketch, x_range: tuple[float, float], y_range: tuple[float, float], x_title: str, y_title: str,
         log_y: bool = False, left: float = 46, right: float = 12, top: float = 26, bottom: float = 42,
-        x_ticks: Sequence[float] | None = None,
+        x_ticks: Sequence[float] | None = None, log_x: bool = False,
     ) -> None:  # fmt: skip
         self.left, self.right, self.top, self.bottom = left, sheet.width - right, top, sheet.height - bottom
-        bend: Callable[[float], float] = (lambda v: math.log10(max(float(v), 1e-300))) if log_y else float
-        (x0, x1), (y0, y1) = x_range, (bend(y_range[0]), bend(y_range[1]))
-        self.x = lambda v: self.left + (self.right - self.left) * (v - x0) / (x1 - x0)
+        lean, bend = _log if log_x else float, _log if log_y else float
+        (x0, x1), (y0, y1) = map(lean, x_range), map(bend, y_range)
+        self.x = lambda v: self.left + (self.right - self.left) * (lean(v) - x0) / (x1 - x0)
         self.y = lambda v: self.bottom - (self.bottom - self.top) * (min(max(bend(v), y0), y1) - y0) / (y1 - y0)
-        for tick in ticks(x0, x1) if x_ticks is None else x_ticks:
+        for tick in (decades(*x_range) if log_x else ticks(x0, x1)) if x_ticks is None else x_ticks:
             at = self.x(tick)
             sheet.line(at, self.bottom, at, self.bottom + 4)
             sheet.text(at, self.bottom + 17, f"{tick:,.6g}", "middle")
@@ -42,6 +42,10 @@ class Axes:
         sheet.line(self.left, self.top, self.left, self.bottom)
         sheet.text((self.left + self.right) / 2, self.bottom + 36, x_title, "middle")
         sheet.text(4, 14, y_title)
+
+
+def _log(value: float) -> float:
+    return math.log10(max(float(value), 1e-300))
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:

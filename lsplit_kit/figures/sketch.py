@@ -91,7 +91,7 @@ class Sketch:
             elif shape.kind == "area":
                 pen.polygon(points, fill=colour)
             else:
-                for piece in _dashes(points[0], points[1]) if shape.dashed else [points]:
+                for piece in _dashes(points) if shape.dashed else [points]:
                     pen.line(piece, fill=colour, width=max(round(shape.width * SCALE), 1))
 
     def png(self, small: bool = False) -> bytes:
@@ -116,8 +116,15 @@ def _element(shape: Shape) -> str:
     return f"<path d='M{path}' stroke='{colour}' stroke-width='{shape.width}' fill='none'{dash}>{title}</path>"
 
 
-def _dashes(start: tuple[float, float], end: tuple[float, float]) -> list[list[tuple[float, float]]]:
-    count = max(int(math.dist(start, end) / 10), 1)
-    at = [(start[0] + (end[0] - start[0]) * k / count, start[1] + (end[1] - start[1]) * k / count)
-          for k in range(count + 1)]  # fmt: skip
+def _dashes(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Every second piece of a line through these points, the pieces equally long."""
+    lengths = [math.dist(a, b) for a, b in zip(points, points[1:], strict=False)]
+    count = max(int(sum(lengths) / 10), 1)
+    at, leg, gone = [], 0, 0.0
+    for k in range(count + 1):
+        far = sum(lengths) * k / count
+        while leg < len(lengths) - 1 and far > gone + lengths[leg]:
+            gone, leg = gone + lengths[leg], leg + 1
+        (x, y), (x2, y2), part = points[leg], points[leg + 1], (far - gone) / (lengths[leg] or 1.0)
+        at.append((x + (x2 - x) * part, y + (y2 - y) * part))
     return [[a, b] for a, b in zip(at[::2], at[1::2], strict=False)]

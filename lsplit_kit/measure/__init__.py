@@ -1,14 +1,29 @@
-"""Measures: how far a split model's picture or text is from the unsplit one's, what a codec costs, and the time."""
+"""Measures: how far a split model's output is from the unsplit one's, what codecs and policies cost, and the time."""
 
 from .latency import LatencyModel, Times, latency_model, timed_reply
+from .moments import Moment, moments, story
 from .outliers import channel_peaks
 from .quality import difference, picture_quality
 from .rate import bits_a_value, hidden_of, levels_of, noise_of, picture_run, rate_point
+from .recompute import BodySize, body_flops, body_size, pass_flops
 from .stopwatch import Stopwatch
 from .text import greedy_agreement, python_text, text_quality, token_ids
+from .traffic import (
+    cache_table,
+    open_bytes,
+    reaches,
+    reduction,
+    reply_bytes,
+    reply_vectors,
+    token_bytes,
+    token_reduction,
+    token_vectors,
+)
 
 __all__ = [
-    "LatencyModel", "Stopwatch", "Times", "latency_model", "timed_reply",
-    "bits_a_value", "channel_peaks", "difference", "greedy_agreement", "hidden_of", "levels_of", "noise_of",
-    "picture_quality", "picture_run", "python_text", "rate_point", "text_quality", "token_ids",
+    "BodySize", "LatencyModel", "Moment", "Stopwatch", "Times", "latency_model", "timed_reply",
+    "bits_a_value", "body_flops", "body_size", "cache_table", "channel_peaks", "difference",
+    "greedy_agreement", "hidden_of", "levels_of", "moments", "noise_of", "open_bytes", "pass_flops", "picture_quality",
+    "picture_run", "python_text", "rate_point", "reaches", "reduction", "reply_bytes", "reply_vectors", "story",
+    "text_quality", "token_bytes", "token_ids", "token_reduction", "token_vectors",
 ]  # fmt: skip

@@ -41,9 +41,8 @@ def hidden_states(
     from tqdm import tqdm
 
     base, name = decoder_of(model)
-    layers, wanted = getattr(base, name), sorted(set(depths))
-    if not wanted or not all(isinstance(n, int) and 1 <= n <= len(layers) for n in wanted):
-        raise PlanError(f"A depth is a number of layers from 1 to {len(layers)}, got {wanted}.")
+    layers = getattr(base, name)
+    wanted = _depths(depths, len(layers))
     found: dict[int, list] = {depth: [] for depth in wanted}
     draw = torch.Generator().manual_seed(seed)
     held: dict[int, Tensor] = {}
@@ -70,6 +69,16 @@ def hidden_states(
         for hook in hooks:
             hook.remove()
     return {depth: tuple(map(np.concatenate, zip(*parts, strict=True))) for depth, parts in found.items()}  # type: ignore[misc]
+
+
+def _depths(depths: Iterable[int], layers: int) -> list[int]:
+    """Each depth once, in order; PlanError for one that a model of so many layers does not have."""
+    wanted = sorted(set(depths))
+    if not wanted or not all(isinstance(n, int) and 1 <= n <= layers for n in wanted):
+        raise PlanError(
+            f"A depth is a number of layers from 1 to {layers}, got {', '.join(map(str, wanted)) or 'none'}."
+        )
+    return wanted
 
 
 def fitted(
@@ -140,18 +149,22 @@ def calibrate(
     from ..models.load import load
 
     model, tokenizer = load(name)
+    facts = facts_of(model)
+    wanted = _depths(depths or (2, facts["layers"] - 2), facts["layers"])  # before the texts are read
     if texts:
         try:
             said = [path.read_text("utf-8") for path in texts]
         except (OSError, UnicodeDecodeError) as error:
             raise UnsupportedOption(f"--text takes files of UTF-8 text ({error}).") from None
         pieces = [
-            p for t in said for p in tokenizer(t, return_tensors="pt").input_ids[0].long().split(512) if len(p) > 1
+            p
+            for t in said
+            for p in tokenizer(t, return_tensors="pt", verbose=False).input_ids[0].long().split(512)
+            if len(p) > 1
         ]
     else:
         pieces = [piece for domain in DOMAINS for piece in windows(tokenizer, domain, "calibrate")]
-    facts = {**facts_of(model), "model": Path(name).name, "texts": "own" if texts else " ".join(DOMAINS)}
-    wanted = sorted(set(depths or (2, facts["layers"] - 2)))
+    facts |= {"model": Path(name).name, "texts": "own" if texts else " ".join(DOMAINS)}
     for depth, (hidden, gradients) in hidden_states(model, pieces, wanted, progress=progress).items():
         known = fitted(hidden, gradients, {**facts, "depth": depth})
         path = folders()[-1] / f"{facts['model']}.{depth:02}.{known.id[:8]}.safetensors"

@@ -33,7 +33,8 @@ def windows(tokenizer: Any, domain: str, part: str = "heldout", window: int = 51
     if domain == "chat" and getattr(tokenizer, "chat_template", None):
         texts = [tokenizer.apply_chat_template(turns(passage), tokenize=False) for passage in passages]
         return [tokenizer(text, return_tensors="pt").input_ids[0, :window] for text in texts]
-    ids = tokenizer("\n\n".join(passages), return_tensors="pt").input_ids[0]
+    # verbose=False: cut into windows right away, so a warning of its whole length would mislead
+    ids = tokenizer("\n\n".join(passages), return_tensors="pt", verbose=False).input_ids[0]
     return [piece for piece in ids.split(window) if len(piece) > 1]
 
 

@@ -23,7 +23,7 @@ _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
 class Host(Card):
-    """A running host: `.address` for a link, `.pid`, `.holds` (first layer, last + 1), `.close()`."""
+    """A running host: `.address` for a link, `.pid`, `.holds` (first layer or part, last + 1), `.close()`."""
 
     def __init__(self, arguments: list[str], start_seconds: float = 120.0) -> None:
         env = dict(os.environ, OMP_NUM_THREADS="1")
@@ -53,6 +53,7 @@ class Host(Card):
                 self.close()
                 raise by_code().get(str(ready["error"]), HostUnavailable)(safe_text(ready.get("text", "")))
             self.address, self.holds = str(ready["address"]), (int(ready["holds"][0]), int(ready["holds"][1]))
+            self._of = "parts" if ready["of"] == "parts" else "layers"
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
         except queue.Empty:
             self.close()
@@ -93,7 +94,7 @@ class Host(Card):
 
     def _card(self) -> tuple[str, dict[str, object]]:
         return f"Host: {self.address}", {
-            "body": f"layers {self.holds[0]} to {self.holds[1] - 1} of {self.model}",
+            "body": f"{self._of} {self.holds[0]} to {self.holds[1] - 1} of {self.model}",
             "process": f"{self.pid}, {'running' if self.running else 'ended'}",
         }
 

@@ -143,11 +143,14 @@ def check_bind(bind: str, allow_remote: bool) -> None:
 
 
 def _ready(server: StrictServer, body: HeldBody, token_file: Path) -> dict:
+    from ..split.picture_host import PictureBody
+
     return {
         "address": server.address,
         "token_file": str(token_file),
         "pid": os.getpid(),
         "holds": list(body.info.holds),
+        "of": "parts" if isinstance(body, PictureBody) else "layers",
         "fingerprint": body.info.fingerprint,
         "model": body.info.model,
         "dtype": body.info.dtype,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..errors import CalibrationMissing
-from ..quantization.calibration import bound, fitting, unbound
+from ..quantization.calibration import bound, calibrations, fitting, unbound
 from .graft import decoder_of
 from .plan import SplitPlan
 
@@ -23,6 +24,16 @@ def facts_of(model: PreTrainedModel) -> dict[str, Any]:
         "model_type": config.model_type, "width": config.hidden_size, "layers": len(getattr(base, name)),
         "probe": [round(value, 5) for value in row],
     }  # fmt: skip
+
+
+def calibrated_at(model: PreTrainedModel | str, head: int, tail: int) -> bool:
+    """Whether both crossings of a cut have a calibration; a name stands for a model that is not loaded yet."""
+    if not isinstance(model, str):
+        facts = facts_of(model)
+        return all(fitting(facts, depth) is not None for depth in (head, facts["layers"] - tail))
+    found = [known.facts for known in calibrations()]
+    depths = {(f.get("depth"), f.get("layers")) for f in found if f.get("model") == Path(model).name}
+    return any((head, layers) in depths and (layers - tail, layers) in depths for _, layers in depths)
 
 
 def with_calibrations(pair: Pair, model: PreTrainedModel, plan: SplitPlan) -> Pair:

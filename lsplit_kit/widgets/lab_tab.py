@@ -32,7 +32,7 @@ class LabTab(W.VBox):
         self, name: str, rows: Sequence[Sequence[Any]], codec: str, predicts: bool, tooltip: str,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.picker = CodecPicker(codec, self._refused, predicts)
+        self.picker = CodecPicker(codec, self._refused, predicts, calibrated=False)
         self.worker = Worker(f"quant-{name}", tooltip, lambda: self.run(wait=False), say)
         self.charts, self.output = W.HTML(), W.HTML()
         self.charts.add_class(f"quant-{name}-charts")
@@ -58,6 +58,10 @@ class LabTab(W.VBox):
     def said(self) -> str:
         """One sentence about the last run."""
         raise NotImplementedError
+
+    def bound(self, spec: str) -> str:
+        """The spec as it is tried on what was captured."""
+        return spec
 
     def begin(self) -> None:
         """Forget what the last run gave."""
@@ -103,7 +107,7 @@ class LabTab(W.VBox):
             try:
                 for one in (PAPER_CODEC, spec):
                     if one not in self._visited:
-                        self._visited[one] = rate_point(one, *self._sessions)
+                        self._visited[one] = {**rate_point(self.bound(one), *self._sessions), "codec": one}
                 self._visited[spec] = self._visited.pop(spec)  # the newest is the last
                 old = [one for one in self._visited if one != PAPER_CODEC][:-VISITED]
                 self._visited = {one: row for one, row in self._visited.items() if one not in old}

@@ -10,6 +10,8 @@ import ipywidgets as W
 from ..errors import UnsupportedModel, UnsupportedOption
 from ..figures.lab import Reading, reading_alt, reading_html
 from ..figures.stack import counted
+from ..quantization.calibration import bound, fitting, unbound
+from ..split.calibrated import calibrated_at, facts_of
 from .lab_tab import LabTab, values_of
 from .picture_split import KEPT
 from .settings import checked, field
@@ -35,6 +37,21 @@ class ReadingTab(LabTab):
         }  # fmt: skip
         sentence, *cuts = self.controls.values()
         super().__init__("text", [[sentence], cuts], codec, False, "Read the sentence through this codec", say)
+        for control in cuts:
+            control.observe(lambda change: self._offer(), "value")
+        self._offer()
+
+    def _offer(self) -> None:
+        """Offer calibrated codecs where the kit has calibrations for both crossings of the cut."""
+        cuts = self.controls["head"].value, self.controls["tail"].value
+        self.picker.calibrated = calibrated_at(self.model, *cuts)
+
+    def bound(self, spec: str) -> str:
+        """The spec with the name of the calibration for what goes up."""
+        if self._looked is None or not unbound(spec):
+            return spec
+        name = fitting(facts_of(self.model), self._looked[1])
+        return spec if name is None else bound(spec, name)
 
     def begin(self) -> None:
         """Forget the last reading."""
@@ -84,8 +101,8 @@ class ReadingTab(LabTab):
         self.worker.step(0, 1, "Looking at what goes up")
         up, _ = hidden_of(self.model, ids, head, tail)
         about = f"Tried on what goes up of the sentence: {counted(ids.shape[1], 'token')} after {counted(head)}."
+        self._looked = (words, head, tail)  # before the capture, which asks for the cut's calibration
         self.capture([up], about, hidden=up)
-        self._looked = (words, head, tail)
 
     def _whole(self, tokenizer: Any, ids: Any) -> str:
         """What the unsplit model says next."""

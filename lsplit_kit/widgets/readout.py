@@ -5,26 +5,19 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..figures.numbers import human
+
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["PAD", "STYLE", "human", "readout_html", "reply_html", "sides"]
 PAD = "style='text-align:right;padding:2px 12px'"
 # A keyboard user must see where the handles are and which has the focus, on any page.
+HANDLES = ":is(.split-slider,.quant-knob,.cache-knob) .noUi-handle"
 STYLE = (
-    "<style>:is(.split-slider,.quant-knob) .noUi-handle{box-shadow:0 0 0 2px var(--jp-ui-font-color2,#767676)}"
-    ":is(.split-slider,.quant-knob) .noUi-handle:focus{outline:3px solid var(--jp-ui-font-color1,#E69F00);"
-    "outline-offset:3px}</style>"
+    f"<style>{HANDLES}{{box-shadow:0 0 0 2px var(--jp-ui-font-color2,#767676)}}"
+    f"{HANDLES}:focus{{outline:3px solid var(--jp-ui-font-color1,#E69F00);outline-offset:3px}}</style>"
 )
-
-
-def human(number: float, unit: str) -> str:
-    """`169.9 MB`, `1.2 GFLOP`, `512 B`, `92.0 M`: decimal prefixes, one digit after the point."""
-    value = float(number)
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 999.95 or prefix == "P":
-            break
-        value /= 1000
-    return f"{value:.1f} {prefix}{unit}".strip() if prefix else f"{number:,.0f} {unit}".strip()
 
 
 def sides(table: pd.DataFrame) -> dict[str, dict[str, int]]:

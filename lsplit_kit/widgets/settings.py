@@ -7,9 +7,12 @@ from typing import Any
 
 from ..errors import PlanError, UnsupportedOption
 from ..quantization import codec as codec_of
-from ..wire.message import MODES
+from ..wire.message import MODES, POLICIES
 
-RANGES = {"seed": (0, 2**31 - 1), "steps": (1, 999), "guidance_scale": (0, 100), "head": (0, 999), "tail": (0, 999)}
+RANGES = {
+    "seed": (0, 2**31 - 1), "steps": (1, 999), "guidance_scale": (0, 100), "head": (0, 999), "tail": (0, 999),
+    "prompt_tokens": (1, 1024), "new_tokens": (1, 1024),
+}  # fmt: skip
 WORDS = {"prompt": "words that describe a picture", "sentence": "words that the model reads"}
 LABEL = {"description_width": "8em"}
 
@@ -41,6 +44,8 @@ def checked(name: str, value: Any, cuts: list[str | int]) -> Any:
         return codec_of(value if isinstance(value, str) else repr(value)).spec
     if name == "mode" and not (isinstance(value, str) and value in MODES):
         raise UnsupportedOption(f"Unknown mode {value!r}; choose one of {', '.join(MODES)}.")
+    if name == "policy" and not (isinstance(value, str) and value in POLICIES):
+        raise UnsupportedOption(f"Unknown cache policy {value!r}; choose one of {', '.join(POLICIES)}.")
     if name in WORDS and not (isinstance(value, str) and value.strip()):
         raise UnsupportedOption(f"{name} takes {WORDS[name]}, got {value!r}.")
     if name == "cut" and (not isinstance(value, (str, int)) or isinstance(value, bool) or value not in cuts):

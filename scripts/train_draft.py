@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def unrolled(cell: Cell, data: tuple, at: Tensor, embed: Tensor, rows: Tensor) -
     return out
 
 
-def train(model: Any, runs: list[Run], held: list[Run], minutes: float) -> tuple[Cell, Tensor, list[list[float]], dict]:
+def train(model: Any, runs: list[Run], held: list[Run], steps: int) -> tuple[Cell, Tensor, list[list[float]], dict]:
     """The net, its shortlist [R], how often a guess of each certainty was right, and what it reached on held texts."""
     head, embed = model.get_output_embeddings().weight.detach(), model.get_input_embeddings().weight.detach()
     data = samples(runs)
@@ -115,14 +114,13 @@ def train(model: Any, runs: list[Run], held: list[Run], minutes: float) -> tuple
     print(f"{len(data[3]):,} starts; the shortlist holds {float(torch.isin(data[2], shortlist).float().mean()):.1%}")
     steps_an_epoch = len(data[3]) // BATCH
     optimizer = torch.optim.AdamW(cell.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    begun, step, draw = time.monotonic(), 0, torch.Generator().manual_seed(0)
-    order = torch.empty(0, dtype=torch.long)
-    while (done := (time.monotonic() - begun) / (60 * minutes)) < 1:
+    draw, order = torch.Generator().manual_seed(0), torch.empty(0, dtype=torch.long)
+    for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = data[3][torch.randperm(len(data[3]), generator=draw)]
         at, order = order[:BATCH], order[BATCH:]
         for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * done)) + 1e-6
+            group["lr"] = 1.5e-3 * min(1, step / 100) * (0.5 + 0.5 * np.cos(np.pi * step / steps)) + 1e-6
         loss = torch.zeros(())
         for scores, right, where in unrolled(cell, data, at, embed, rows):
             with torch.no_grad():
@@ -133,12 +131,11 @@ def train(model: Any, runs: list[Run], held: list[Run], minutes: float) -> tuple
         loss.backward()
         nn.utils.clip_grad_norm_(cell.parameters(), 1.0)
         optimizer.step()
-        step += 1
         if step % 100 == 0:
-            print(f"step {step} (epoch {step / steps_an_epoch:.2f}) loss {float(loss):.3f}", flush=True)
+            print(f"step {step} (epoch {step / steps_an_epoch:.2f}) loss {loss.item():.3f}", flush=True)
     bins, reached = judged(cell, samples(held), embed, rows, shortlist)
     print(reached)
-    return cell, shortlist, bins, {**reached, "steps": step}
+    return cell, shortlist, bins, {**reached, "steps": steps}
 
 
 @torch.no_grad()
@@ -163,8 +160,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="file that keeps the vectors between runs")
-    parser.add_argument("--minutes", type=float, default=12, help="how long to train")
-    parser.add_argument("--batches", type=int, default=12, help="batches of 32 replies to learn from")
+    parser.add_argument("--steps", type=int, default=2100, help="batches to learn from")
+    parser.add_argument("--batches", type=int, default=12, help="batches of 32 replies to make")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, tok = lk.load(args.model)
@@ -174,7 +171,7 @@ def main() -> None:
         kept = {"learn": runs_of(model, tok, "calibrate", args.batches), "held": runs_of(model, tok, "heldout", 3)}
         if args.data:
             torch.save(kept, args.data)
-    cell, shortlist, bins, reached = train(model, kept["learn"], kept["held"], args.minutes)
+    cell, shortlist, bins, reached = train(model, kept["learn"], kept["held"], args.steps)
     facts = {**facts_of(model), "name": args.model, **reached}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(write(cell, shortlist, bins, facts))

@@ -56,7 +56,7 @@ class StepTime:
             row[0], row[i] = -share, 1.0
             pull += weight * np.outer(row, row)
         a, b, c = np.linalg.solve(self.moments + pull + 1e-9 * np.eye(3), self.sums)
-        return max(a, 0.0), max(b, 0.0), max(c, 0.0)
+        return max(0.0, float(a)), max(0.0, float(b)), max(0.0, float(c))
 
 
 class Odds:

@@ -78,7 +78,7 @@ class Speculation(Card):
         self.odds = Odds(self._usual)
         self.pace = Pace()
         self.trips: list[Trip] = []
-        self.clock = clock_of(lm.link)
+        self.clock: Callable[[], float] | None = None  # the link's, where nobody gives another
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
         """As the model's `generate` for one row, greedy or sampled (from the same distribution, by other draws)."""
@@ -154,14 +154,14 @@ class Run(CandidateGenerator):
     """One call of generate: drafts before every step, learns from it afterwards."""
 
     def __init__(self, owner: Speculation) -> None:
-        self.owner, self.now = owner, owner.clock
+        self.owner, self.now = owner, owner.clock or clock_of(owner.lm.link)
         self.sources = [copy.copy(source) for source in owner.sources]
         self.length = 0  # of the text that the sources know
         self.vectors: Tensor | None = None
         self.drafts: list[Guess] = []  # all that were made for this step; the first `sent` of them cross
         self.heard: list[list[Guess]] = []  # for each draft what every source said
         self.sent = self.longest = 0
-        self.begun = 0.0
+        self.begun, self.begun_text = 0.0, False
         self.ends: set[int] = set()
         self.up = self.down = self.went = self.came = 0  # bytes and positions of a step
 
@@ -191,10 +191,10 @@ class Run(CandidateGenerator):
         """The text [1, T] with drafts behind it [1, T + k]."""
         self.up = self.down = self.went = self.came = 0
         ids = input_ids[0].tolist()
-        self.first = not self.length
+        self.first = not self.begun_text
         self.drafts, self.heard, self.sent = [], [], 0
         if self.first:  # a prompt's step says little about the others: no drafts, no time
-            self.length = len(ids)
+            self.begun_text, self.length = True, len(ids)
             for source in self.sources:
                 source.begin(ids)
             return input_ids, None

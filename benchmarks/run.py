@@ -11,10 +11,21 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "codec_speed", "emoji_quality")
+NAMES = (
+    "overhead",
+    "traffic",
+    "round_trips",
+    "families",
+    "pictures",
+    "rate_distortion",
+    "text_rate",
+    "codec_speed",
+    "emoji_quality",
+)
 TITLES = {
     "overhead": "Speed",
     "traffic": "Bytes with and without a cache",
+    "round_trips": "Round trips",
     "families": "Families",
     "pictures": "Pictures",
     "rate_distortion": "Rate and distortion",

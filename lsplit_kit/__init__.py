@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
+    "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .face import split as split
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
+    from .split.speculation import speculate as speculate
     from .widgets import CacheLab as CacheLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab

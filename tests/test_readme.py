@@ -14,11 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
 LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
-BLOCKS = [code for page in (README, CODECS, LATENCY) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
+DRAFTS = (ROOT / "docs" / "speculation.md").read_text("utf-8")
+BLOCKS = [code for page in (README, CODECS, LATENCY, DRAFTS) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
 @pytest.mark.parametrize(
-    "code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding", "networks"]
+    "code",
+    BLOCKS,
+    ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding", "networks", "drafts"],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -41,6 +44,7 @@ def test_the_examples_run_verbatim(code, tmp_path):
         "docs/failure-modes.md",
         "docs/codecs.md",
         "docs/latency.md",
+        "docs/speculation.md",
         "docs/errors/README.md",
     ],
 )

@@ -20,6 +20,7 @@ from .graft import decoder_of, local_side
 from .plan import SplitPlan
 from .prompt import encode, text_options, token_ids
 from .remote_layer import Remote
+from .speculation import AT_WORK
 
 
 class SplitMixin(Card):
@@ -49,6 +50,13 @@ class SplitMixin(Card):
         if isinstance(past_key_values, Cache):
             adopt(past_key_values, self.remote.index)
         return super().prepare_inputs_for_generation(*args, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
+
+    def _get_candidate_generator(self, **settled: Any) -> Any:
+        """The drafts of lk.speculate() where it is at work in this thread, else the library's own."""
+        run = AT_WORK.get()
+        if run is not None and run.owner.lm is self:
+            return run.prepare(settled["input_ids"], settled["generation_config"])
+        return super()._get_candidate_generator(**settled)  # type: ignore[misc]
 
     @property
     def link(self) -> Link:

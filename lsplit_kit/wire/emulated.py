@@ -101,6 +101,11 @@ class EmulatedLink(Card):
         """Seconds on this link's clock: virtual ones, or with `realtime` those since it was made."""
         return time.perf_counter() - self._began if self.realtime else self._now
 
+    def so_far(self) -> float:
+        """Seconds on this link's clock, in a timed block with the local computing since its last call."""
+        virtual = self._timed if not self.realtime else None
+        return self.now + ((self.tick() - self._left) / virtual.local_speed if virtual else 0.0)
+
     @contextlib.contextmanager
     def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:
         """A block whose computing counts, each side's as if it were so many times faster than it is here."""

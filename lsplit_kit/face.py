@@ -49,7 +49,10 @@ def load_local(
 def host(
     model: str | os.PathLike[str] = "smollm2", head: int = 2, tail: int = 2, port: int = 0, **options: Any
 ) -> Host:
-    """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`."""
+    """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`.
+
+    With whole=True it holds all of the model and reads prompts and replies in clear, for `deploy(model, "cloud")`.
+    """
     from .remote.host import host
 
     return host(model, head=head, tail=tail, port=port, **options)

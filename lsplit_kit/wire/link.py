@@ -12,12 +12,12 @@ from rpyc.core import brine, consts
 from ..card import Card
 from ..errors import CalibrationMissing, FrameError, HostUnavailable, LsplitError, SessionUnknown
 from ..quantization import Codec
-from .message import Exchange, HostInfo, Open, PictureStep, Step
+from .message import Exchange, HostInfo, Open, PictureStep, Step, WholeStep
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
 
 NOTHING = "No step is under way on this link; its connection may have ended since it was sent."
-Message = Step | PictureStep
+Message = Step | PictureStep | WholeStep
 ControlHook = Callable[[str, int, int], None]
 
 
@@ -27,7 +27,7 @@ class BodyHost(Protocol):
     info: HostInfo
 
     @property
-    def message(self) -> type[Step] | type[PictureStep]:
+    def message(self) -> type[Step] | type[PictureStep] | type[WholeStep]:
         """What kind of step this body answers."""
 
     def open(self, terms: Open) -> int:

@@ -15,7 +15,9 @@ from .whole_picture import from_png
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-WINDOW = 64  # steps under way: more tokens than a host makes in a round trip, and few to drop when the reply ends early
+WINDOW = (
+    128  # steps under way: more tokens than a host makes in a round trip, and few to drop when the reply ends early
+)
 
 
 def begin(link: Link, policy: str) -> int:

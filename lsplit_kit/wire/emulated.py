@@ -97,6 +97,13 @@ class EmulatedLink(Card):
         """Seconds on this link's clock: virtual ones, or with `realtime` those since it was made."""
         return time.perf_counter() - self._began if self.realtime else self._now
 
+    @property
+    def moment(self) -> float:
+        """`now`, and on the virtual clock of a timed block the local computing since the link's last call too."""
+        if self._timed is None or self.realtime:
+            return self.now
+        return self._now + (time.perf_counter() - self._left) / self._timed.local_speed
+
     @contextlib.contextmanager
     def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:
         """A block whose computing counts, each side's as if it were so many times faster than it is here."""

@@ -46,14 +46,26 @@ class Speeds(NamedTuple):
     host: float
 
 
+class Stamp(NamedTuple):
+    """Seconds since the prompt, and those of them that were local computing after the last answer."""
+
+    seconds: float
+    after: float
+
+
 class DeployedLink(EmulatedLink):
     """An emulated link that notes when a session was told to end: a result is there before that round trip."""
 
-    ended: float | None = None
+    ended: tuple[float, float] | None = None
+
+    def stamp(self) -> tuple[float, float]:
+        """(this moment, or that at which the session was told to end; local computing since the answer before it)."""
+        moment = self.moment
+        return (moment, moment - self.now) if self.ended is None else self.ended
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session: a round trip, after the moment `ended`."""
-        self.ended = self.moment
+        self.ended = self.stamp()
         super().close_session(session)
 
 
@@ -63,7 +75,8 @@ class Outcome(Card):
 
     seconds: until the last token or the picture; first: until the first token (NaN for a picture); each: per later
     token, or per step. bytes_up, bytes_down: frames of the steps, payloads where nothing is framed; opening a session
-    costs a round trip and is not counted in them.
+    costs a round trip and is not counted in them. trips, after: what a prediction for another network needs: each step,
+    and the local computing in seconds between an answer and its token (for a picture: the last answer and the picture).
     """
 
     where: str
@@ -79,6 +92,7 @@ class Outcome(Card):
     ids: tuple[int, ...] = ()
     picture: Image | None = None
     trips: tuple[Trip, ...] = field(default=(), compare=False)
+    after: tuple[float, ...] = field(default=(), compare=False)
 
     def row(self) -> dict[str, object]:
         """The figures as a row of a table."""
@@ -121,23 +135,28 @@ class Deployment(Card):
         return SEEN[self.kind, self.where]
 
     @contextmanager
-    def _clock(self) -> Iterator[tuple[Callable[[], float], Timed]]:
-        """(seconds so far, the link's account) of a block whose computing counts."""
+    def _clock(self) -> Iterator[tuple[Callable[[], Stamp], Timed]]:
+        """(the stamp of this moment, the link's account) of a block whose computing counts."""
         if self.link is None:
             began = time.perf_counter()
-            yield lambda: (time.perf_counter() - began) / self.speeds.local, Timed(*self.speeds)
+            yield lambda: Stamp((time.perf_counter() - began) / self.speeds.local, 0.0), Timed(*self.speeds)
             return
         link, self.link.ended = self.link, None
+
+        def stamp() -> Stamp:
+            moment, after = link.stamp()
+            return Stamp(moment - start, after)
+
         with link.timed(*self.speeds) as timed:
             start = link.moment
-            yield lambda: (link.moment if link.ended is None else link.ended) - start, timed
+            yield stamp, timed
 
-    def _outcome(self, timed: Timed, seconds: float, first: float, each: float, **made: Any) -> Outcome:
+    def _outcome(self, timed: Timed, stamps: Sequence[Stamp], first: float, each: float, **made: Any) -> Outcome:
         up, down = (sum(getattr(t, f"frame_{way}") for t in timed.trips) for way in ("up", "down"))
         network = "none" if self.link is None else str(self.link.network)
         return Outcome(
-            self.where, seconds, first, each, up, down, self.seen, network, self.speeds,
-            trips=tuple(timed.trips), **made,
+            self.where, stamps[-1].seconds, first, each, up, down, self.seen, network, self.speeds,
+            trips=tuple(timed.trips), after=tuple(stamp.after for stamp in stamps), **made,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -172,7 +191,7 @@ class TextDeployment(Deployment):
         ids = _row(prompt, tok)
         if self.link is not None and self.where == "split":
             self.model.remote.drop_closed()  # not on this run's time
-        stamps: list[float] = []
+        stamps: list[Stamp] = []
         with self._clock() as (clock, timed):
             if self.where == "cloud":
                 assert self.link is not None
@@ -182,9 +201,10 @@ class TextDeployment(Deployment):
                     tokens.append(token)
             else:
                 tokens = self._generate(ids, options, lambda: stamps.append(clock()))
-        each = (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else NAN
+        first, last = stamps[0].seconds, stamps[-1].seconds
+        each = (last - first) / (len(stamps) - 1) if len(stamps) > 1 else NAN
         text = tok.decode(tokens, skip_special_tokens=True) if tok is not None else None
-        return self._outcome(timed, stamps[-1], stamps[0], each, reply=text, ids=tuple(tokens))
+        return self._outcome(timed, stamps, first, each, reply=text, ids=tuple(tokens))
 
     def _generate(self, ids: torch.Tensor, options: dict[str, Any], note: Callable[[], None]) -> list[int]:
         with torch.random.fork_rng(devices=[]):
@@ -217,8 +237,8 @@ class PictureDeployment(Deployment):
                 made, _ = picture(self.link, prompt, options)
             else:
                 made = draw(self.model, prompt, options)
-            seconds = clock()
-        return self._outcome(timed, seconds, NAN, seconds / options["num_inference_steps"], picture=made)
+            done = clock()
+        return self._outcome(timed, [done], NAN, done.seconds / options["num_inference_steps"], picture=made)
 
 
 class _Notes:

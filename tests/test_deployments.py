@@ -33,7 +33,7 @@ def pipe():
 def run(model, where, *, options=None, prompt=IDS, **how):
     cut = CUT if where == "split" and prompt is IDS else {}
     with lk.deploy(model, where, **cut, **how) as deployed:
-        return deployed.run(prompt, **{"max_new_tokens": 6, **(options or {})})
+        return deployed.run(prompt, **{**({"max_new_tokens": 6} if deployed.kind == "text" else {}), **(options or {})})
 
 
 @pytest.mark.parametrize("body", [None, "loopback"])
@@ -102,6 +102,16 @@ def test_computing_counts_by_the_speed_of_its_side(model):
     assert free.seconds == pytest.approx(sum(t.host for t in free.trips), abs=1e-6)
     alone = run(model, "local", local_speed=1e12)
     assert 0 < alone.seconds < 1e-6
+
+
+def test_a_run_keeps_what_another_network_would_need(model, pipe):
+    made = run(model, "split", network=LONG, local_speed=1e12, host_speed=1)
+    way = sum(trip.up + trip.queue + trip.host + trip.down for trip in made.trips)
+    assert made.seconds == pytest.approx(0.1 + way, abs=1e-6) and len(made.after) == len(made.ids)
+    made = run(model, "split", network=LONG)
+    assert made.before > 0 and min(made.after) > 0 and made.before + made.after[-1] < made.seconds - 0.7
+    made = run(pipe, "split", prompt="an apple", options=dict(num_inference_steps=1))
+    assert made.before > 0 and len(made.after) == 1 and made.after[0] > 0
 
 
 @pytest.mark.parametrize("where", ["cloud", "split"])

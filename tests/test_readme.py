@@ -15,7 +15,9 @@ BLOCKS = [code for page in (README, CODECS) for code in re.findall(r"```python\n
 
 
 @pytest.mark.parametrize(
-    "code", BLOCKS, ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding"]
+    "code",
+    BLOCKS,
+    ids=["ten lines", "deployments", "pictures", "your own model", "codecs", "by name", "transform coding"],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -22,6 +22,7 @@ from ..split.whole_client import picture, reply
 from ..split.whole_options import TEXT, checked, for_generate
 from ..split.whole_picture import draw, picture_options, quiet
 from ..wire.emulated import EmulatedLink, Timed, Trip
+from ..wire.message import Open
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +58,12 @@ class DeployedLink(EmulatedLink):
     """An emulated link that notes when a session was told to end: a result is there before that round trip."""
 
     ended: tuple[float, float] | None = None
+    before = 0.0  # local computing until sessions were opened; no step has it
+
+    def open(self, terms: Open) -> int:
+        """Start a session at the host: a round trip."""
+        self.before += self.moment - self.now
+        return super().open(terms)
 
     def stamp(self) -> tuple[float, float]:
         """(this moment, or that at which the session was told to end; local computing since the answer before it)."""
@@ -75,8 +82,8 @@ class Outcome(Card):
 
     seconds: until the last token or the picture; first: until the first token (NaN for a picture); each: per later
     token, or per step. bytes_up, bytes_down: frames of the steps, payloads where nothing is framed; opening a session
-    costs a round trip and is not counted in them. trips, after: what a prediction for another network needs: each step,
-    and the local computing in seconds between an answer and its token (for a picture: the last answer and the picture).
+    costs a round trip and is not counted in them. For a prediction over another network: before, the local computing
+    until the session was opened; trips; after, that between an answer and its token (or the last one and the picture).
     """
 
     where: str
@@ -91,6 +98,7 @@ class Outcome(Card):
     reply: str | None = None
     ids: tuple[int, ...] = ()
     picture: Image | None = None
+    before: float = 0.0
     trips: tuple[Trip, ...] = field(default=(), compare=False)
     after: tuple[float, ...] = field(default=(), compare=False)
 
@@ -141,7 +149,8 @@ class Deployment(Card):
             began = time.perf_counter()
             yield lambda: Stamp((time.perf_counter() - began) / self.speeds.local, 0.0), Timed(*self.speeds)
             return
-        link, self.link.ended = self.link, None
+        link = self.link
+        link.ended, link.before = None, 0.0
 
         def stamp() -> Stamp:
             moment, after = link.stamp()
@@ -156,6 +165,7 @@ class Deployment(Card):
         network = "none" if self.link is None else str(self.link.network)
         return Outcome(
             self.where, stamps[-1].seconds, first, each, up, down, self.seen, network, self.speeds,
+            before=self.link.before if self.link is not None else 0.0,
             trips=tuple(timed.trips), after=tuple(stamp.after for stamp in stamps), **made,
         )  # fmt: skip
 

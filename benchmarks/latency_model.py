@@ -77,7 +77,8 @@ def render(r: dict[str, Any]) -> str:
     ]  # fmt: skip
     said = (
         f"Emulated: one machine, virtual clock, measured CPU time, no jitter, no loss. Text: {r['prompt']} tokens of "
-        f"prompt, {r['tokens']} new ones; pictures: {r['steps']} steps, a latent up each time; medians of {r['rounds']}. "
+        f"prompt, {r['tokens']} new ones; pictures: {r['steps']} steps, a latent up each time; medians of "
+        f"{r['rounds']} rounds. "
         f"Median error over {len(r['rows'])} settings: {r['median_error']:.1%} in all, "
         f"{r['median_first_error']:.1%} to the first token or noise."
     )

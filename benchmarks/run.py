@@ -20,6 +20,7 @@ NAMES = (
     "rate_distortion",
     "text_rate",
     "codec_speed",
+    "deployments",
     "emoji_quality",
 )
 TITLES = {
@@ -31,6 +32,7 @@ TITLES = {
     "rate_distortion": "Rate and distortion",
     "text_rate": "Bits of hidden vectors",
     "codec_speed": "Speed of the codecs",
+    "deployments": "Local, cloud-only or split",
     "emoji_quality": "The shipped picture model",
 }
 ABOUT = (
@@ -96,6 +98,14 @@ def picture_table() -> str:
     return f"{common.table(head, rows)}\n\n{pictures.conditions(result)} `python benchmarks/pictures.py`."
 
 
+def deployment_table() -> str:
+    """The README's short table: seconds of the three deployments, by network, with a host ten times as fast."""
+    import deployments
+
+    result = json.loads((common.RESULTS / "deployments.json").read_text("utf-8"))
+    return deployments.short_table(result)
+
+
 def example_output(readme: str) -> str:
     """What the README's first Python block prints, by running it."""
     code = readme.split("```python\n", 1)[1].split("```", 1)[0]
@@ -119,6 +129,7 @@ def write_pages() -> None:
     text = between(text, "example", example_output(text))
     text = between(text, "speed", speed_table())
     text = between(text, "pictures", picture_table())
+    text = between(text, "deployments", deployment_table())
     readme.write_text(between(text, "families", family_table()), "utf-8")
 
 

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
+    "deploy": "deployments", "compare": "deployments",
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
     "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .course.checks import check as check
     from .course.doctor import doctor as doctor
     from .course.setup import setup as setup
+    from .deployments import compare as compare
+    from .deployments import deploy as deploy
     from .errors import LsplitError as LsplitError
     from .face import host as host
     from .face import load as load

@@ -49,7 +49,10 @@ def load_local(
 def host(
     model: str | os.PathLike[str] = "smollm2", head: int = 2, tail: int = 2, port: int = 0, **options: Any
 ) -> Host:
-    """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`."""
+    """A real body host in a process of its own; use as a context manager. `.address`, `.pid`, `.holds`.
+
+    With whole=True it holds all of the model and reads prompts and replies in clear, for `deploy(model, "cloud")`.
+    """
     from .remote.host import host
 
     return host(model, head=head, tail=tail, port=port, **options)
@@ -122,7 +125,7 @@ def split(
     pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
     pair = with_calibrations(pair, model, plan)
     up, down = (spec or lossless(model.dtype) for spec in pair)
-    link = _link(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
+    link = link_to(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
     try:
         return _over(conditions, split_text(model, plan, link, cache, up, down, chunk))
     except BaseException:
@@ -164,7 +167,7 @@ def _split_picture(
     about = About("image", at, mode, guided_at(pipe, mode, guidance), lambda: here().info.fingerprint)
     up, down = (spec or lossless(denoiser.dtype) for spec in resolved(pair, about))
 
-    link = _link(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
+    link = link_to(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
     try:
         return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down, skip)
     except BaseException:
@@ -178,13 +181,14 @@ def _over(conditions: Network | None, made: Any) -> Any:
     return made
 
 
-def _link(
+def link_to(
     body: str | Link | None,
     here: Callable[[], BodyHost],
-    fingerprint: Callable[[], tuple[str, int, int]],
-    dtype: torch.dtype,
+    fingerprint: Callable[[], tuple[str, int | None, int | None]],
+    dtype: torch.dtype | str,
     timeout: float,
 ) -> Link:
+    """What `body=` says, as a link; `here` makes the body for this process. Raises as RpycLink does."""
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):

@@ -21,7 +21,17 @@ BLOCKS = [code for page in (README, CODECS, LATENCY, DRAFTS) for code in re.find
 @pytest.mark.parametrize(
     "code",
     BLOCKS,
-    ids=["ten lines", "pictures", "your own model", "codecs", "by name", "transform coding", "networks", "drafts"],
+    ids=[
+        "ten lines",
+        "deployments",
+        "pictures",
+        "your own model",
+        "codecs",
+        "by name",
+        "transform coding",
+        "networks",
+        "drafts",
+    ],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

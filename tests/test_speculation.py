@@ -182,12 +182,12 @@ def test_a_long_round_trip_is_hidden_and_a_narrow_line_left_alone(llama, ids):
 
 def test_the_clock_of_a_link_counts_computing_in_a_timed_block_only(llama):
     link = emulated(llama[0], rtt_ms=80).link
-    assert link.so_far() == link.so_far() == link.now == 0
+    assert link.moment == link.moment == link.now == 0
     with link.timed():
-        before = link.so_far()
+        before = link.moment
         sum(range(300_000))
-        assert link.so_far() > before and link.now == 0
-    assert link.so_far() == link.now > before
+        assert link.moment > before and link.now == 0
+    assert link.moment == link.now > before
 
 
 def test_the_price_is_what_a_tap_counts(llama, ids, sequential):

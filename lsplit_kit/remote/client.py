@@ -104,6 +104,11 @@ class RpycLink(Talk, Card):
                 raise SessionUnknown(NOTHING)
             return Exchange(*self._answer((bytes,)))
 
+    def drop(self) -> None:
+        """Read and forget the answers under way."""
+        with self._lock:
+            self._settle()
+
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether the answer to the oldest step under way, or the end of its connection, comes within `seconds`."""
         with self._lock:

@@ -19,6 +19,7 @@ from ..card import Card
 from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
 from .protocol import safe_text
 
+WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
@@ -55,6 +56,7 @@ class Host(Card):
             self.address, self.holds = str(ready["address"]), (int(ready["holds"][0]), int(ready["holds"][1]))
             self._of = "parts" if ready["of"] == "parts" else "layers"
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
+            self.whole = bool(ready.get("whole"))
         except queue.Empty:
             self.close()
             raise HostTimeout(f"The host did not start within {start_seconds:g} s; {self._last_words()}") from None
@@ -93,8 +95,9 @@ class Host(Card):
         self.close()
 
     def _card(self) -> tuple[str, dict[str, object]]:
+        held = f"{self._of} {self.holds[0]} to {self.holds[1] - 1} of {self.model}"
         return f"Host: {self.address}", {
-            "body": f"{self._of} {self.holds[0]} to {self.holds[1] - 1} of {self.model}",
+            **({"holds": f"{self.model}: {WHOLE_SAYS}"} if self.whole else {"body": held}),
             "process": f"{self.pid}, {'running' if self.running else 'ended'}",
         }
 
@@ -109,14 +112,19 @@ def host(
     dtype: str = "float32",
     allow_remote: bool = False,
     start_seconds: float = 120.0,
+    whole: bool = False,
     loader: str | None = None,
 ) -> Host:
     """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
 
+    whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
+    clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
     fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
     HostUnavailable when the child cannot start, HostTimeout.
     """
+    if whole:
+        head = tail = 0
     name = _named(model, head, tail, dtype, fetch=loader is None)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
@@ -137,6 +145,7 @@ def host(
         str(dtype).removeprefix("torch."),
     ]
     arguments += ["--allow-remote"] if allow_remote else []
+    arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)
 

@@ -18,24 +18,31 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from ..errors import HostUnavailable, LsplitError, UnsupportedOption
+from .host import WHOLE_SAYS
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .token import new_token, sweep_tokens, write_token
 
 LOADER = "lsplit_kit.models.partial:load_body"
+WHOLE = "lsplit_kit.models.whole:load_whole"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of `lsplit host`."""
     options = argparse.ArgumentParser(
         "lsplit host",
-        description="Hold the body of a model and answer steps until Ctrl-C.",
+        description="Hold the body of a model (with --whole: all of it) and answer steps until Ctrl-C.",
         epilog="When it is ready it prints one line of JSON: its address, and the token file that a client needs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     options.add_argument("--model", default="smollm2", help="a model's short name or folder")
     options.add_argument("--head", type=int, default=2, help="layers left to the local side at the start")
     options.add_argument("--tail", type=int, default=2, help="layers left to the local side at the end")
+    options.add_argument(
+        "--whole",
+        action="store_true",
+        help="hold ALL of the model, for comparison with a split: this host reads every prompt and reply in clear",
+    )
     options.add_argument("--dtype", default="float32", help="number format: float32, bfloat16 or float16")
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
@@ -44,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
     # Ends when stdin ends: the parent is gone. For lk.host, which also reads why a start failed.
     options.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
-    options.add_argument("--loader", default=LOADER, help=argparse.SUPPRESS)
+    options.add_argument("--loader", help=argparse.SUPPRESS)
     return options
 
 
@@ -67,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
-        print(json.dumps(_ready(server, body, written[0])), flush=True)
+        ready = _ready(server, body, written[0])
+        if args.whole:
+            ready["whole"] = True
+            print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
+        print(json.dumps(ready), flush=True)
         while worker.is_alive() and not over.wait(0.2):
             pass
         if not over.is_set():
@@ -97,12 +108,14 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
             ) from None
         raise HostUnavailable(f"The host cannot listen on {args.bind}:{args.port} ({err.strerror or err}).") from None
     if not args.parent_pipe:
-        print(f"lsplit host: loading the body of {args.model} ...", file=sys.stderr, flush=True)
+        part = "all" if args.whole else "the body"
+        print(f"lsplit host: loading {part} of {args.model} ...", file=sys.stderr, flush=True)
     with redirect_stdout(sys.stderr):  # stdout carries the ready line and nothing else
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        body = _loader(args.loader)(args.model, args.head, args.tail, args.dtype)
+        loader = args.loader or (WHOLE if args.whole else LOADER)
+        body = _loader(loader)(args.model, args.head, args.tail, args.dtype)
     for number in (signal.SIGTERM, signal.SIGINT):  # while it loads, they just end it
         signal.signal(number, lambda *_: over.set())
     server.service = service_of(body)

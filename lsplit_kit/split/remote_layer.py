@@ -121,7 +121,7 @@ class Remote(nn.Module):
 
     def _send(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
         link = self.link
-        self._drop_closed()
+        self.drop_closed()
         if slot.session is None or slot.epoch != link.epoch:
             terms = Open(self.policy, self.up.spec, self.down.spec)
             slot.bind(begin(link, terms, self.up, self.down), link.epoch, self._closing)
@@ -189,7 +189,8 @@ class Remote(nn.Module):
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)
         return tensor
 
-    def _drop_closed(self) -> None:
+    def drop_closed(self) -> None:
+        """Let the host forget the sessions whose caches are gone; the next step would do it."""
         while self._closing:
             epoch, number = self._closing.popleft()
             if epoch == self.link.epoch:

@@ -15,13 +15,13 @@ import numpy as np
 from ..errors import CalibrationMissing, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
 from ..quantization import Calibration, bases, codec
 from ..wire.link import Message
-from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open, PictureStep, Step
+from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open, PictureStep, Step, WholeStep
 
 MAX_FRAME, MAX_ROWS, MAX_SESSIONS, MAX_REMEMBERED = 16 << 20, 256, 64, 2 << 30
 MAX_CALIBRATIONS = 4  # that one connection may bring
 
 S = TypeVar("S", bound="Remembered")
-M = TypeVar("M", Step, PictureStep)
+M = TypeVar("M", Step, PictureStep, WholeStep)
 
 
 class Remembered:
@@ -35,12 +35,16 @@ class Remembered:
         """Bytes that this session keeps in memory."""
         raise NotImplementedError
 
+    def end(self) -> None:
+        """Nobody will ask this session again."""
+
 
 class Sessions(Generic[S, M]):
     """Answers open, step and close_session; a subclass says what a session remembers and how a step is answered."""
 
     policies: tuple[str, ...]
     message: type[M]
+    most = MAX_SESSIONS  # of one connection
     predicts = False  # whether what goes down may depend on what went down before
 
     def __init__(self, info: HostInfo, lock: threading.Lock | None = None) -> None:
@@ -75,8 +79,8 @@ class Sessions(Generic[S, M]):
         session = self._begin(terms)
         self._next += 1
         self.sessions[self._next] = session
-        while len(self.sessions) > MAX_SESSIONS:
-            self.sessions.popitem(last=False)
+        while len(self.sessions) > self.most:
+            self.sessions.popitem(last=False)[1].end()
         return self._next
 
     def calibrate(self, raw: bytes) -> None:
@@ -88,7 +92,9 @@ class Sessions(Generic[S, M]):
 
     def close_session(self, number: int) -> None:
         """Forget a session; an unknown number is no error."""
-        self.sessions.pop(number, None)
+        session = self.sessions.pop(number, None)
+        if session is not None:
+            session.end()
 
     def step(self, number: int, step: Message) -> bytes:
         """Answer one step with the down payload; raises typed errors, and then the session is unchanged."""
@@ -128,7 +134,7 @@ class Sessions(Generic[S, M]):
         payload = self._answer(session, step)
         session.last = (step.step_no, digest, payload)
         while len(self.sessions) > 1 and sum(s.size() for s in self.sessions.values()) > MAX_REMEMBERED:
-            self.sessions.popitem(last=False)  # its owner hears "unknown session" and replays
+            self.sessions.popitem(last=False)[1].end()  # its owner hears "unknown session" and replays
         return payload
 
     def _begin(self, terms: Open) -> S:

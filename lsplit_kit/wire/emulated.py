@@ -2,13 +2,14 @@
 
 By default nobody waits: a virtual clock adds up what the frames would have taken, the same numbers on every machine.
 Inside `with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time
-really passes. Where both sides compute in this very thread, their computing is its CPU time, so that a busy machine
+really passes. Where both sides compute in this process, their computing is its CPU time, so that a busy machine
 does not count as a slow one; over a connection it is the time that passed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -77,8 +78,8 @@ class EmulatedLink(Card):
         self.up, self.down = self.network.lines(seed)
         self._now, self._began = 0.0, time.perf_counter()
         self._host_free = self._left = 0.0
-        alone = isinstance(inner, InProcess) and not realtime and time.get_clock_info("thread_time").resolution < 1e-5
-        self.tick = time.thread_time if alone else time.perf_counter  # what computing is measured with
+        alone = isinstance(inner, InProcess) and not realtime and sys.platform != "win32"  # whose clock is too coarse
+        self.tick = time.process_time if alone else time.perf_counter  # what computing is measured with
         self._timed: Timed | None = None
         self._answers: deque[tuple[Any, ...]] = deque()
         self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
@@ -101,10 +102,12 @@ class EmulatedLink(Card):
         """Seconds on this link's clock: virtual ones, or with `realtime` those since it was made."""
         return time.perf_counter() - self._began if self.realtime else self._now
 
-    def so_far(self) -> float:
-        """Seconds on this link's clock, in a timed block with the local computing since its last call."""
-        virtual = self._timed if not self.realtime else None
-        return self.now + ((self.tick() - self._left) / virtual.local_speed if virtual else 0.0)
+    @property
+    def moment(self) -> float:
+        """`now`, and on the virtual clock of a timed block the local computing since the link's last call too."""
+        if self._timed is None or self.realtime:
+            return self.now
+        return self._now + (self.tick() - self._left) / self._timed.local_speed
 
     @contextlib.contextmanager
     def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:
@@ -145,11 +148,12 @@ class EmulatedLink(Card):
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
-        self._settle()
+        self.drop()
         self.send(session, step)
         return self.receive()
 
-    def _settle(self) -> None:
+    def drop(self) -> None:
+        """Forget the answers under way, when they have come."""
         while self._answers:
             with contextlib.suppress(LsplitError):
                 done = self.receive()

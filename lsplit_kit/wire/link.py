@@ -13,12 +13,12 @@ from rpyc.core import brine, consts
 from ..card import Card
 from ..errors import CalibrationMissing, FrameError, HostUnavailable, LsplitError, SessionUnknown
 from ..quantization import Codec
-from .message import Exchange, HostInfo, Open, PictureStep, Step
+from .message import Exchange, HostInfo, Open, PictureStep, Step, WholeStep
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
 
 NOTHING = "No step is under way on this link; its connection may have ended since it was sent."
-Message = Step | PictureStep
+Message = Step | PictureStep | WholeStep
 ControlHook = Callable[[str, int, int], None]
 
 
@@ -28,7 +28,7 @@ class BodyHost(Protocol):
     info: HostInfo
 
     @property
-    def message(self) -> type[Step] | type[PictureStep]:
+    def message(self) -> type[Step] | type[PictureStep] | type[WholeStep]:
         """What kind of step this body answers."""
 
     def open(self, terms: Open) -> int:
@@ -68,6 +68,9 @@ class Link(Protocol):
 
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether the answer to the oldest step under way comes within so many seconds; False when none is."""
+
+    def drop(self) -> None:
+        """Read and forget the answers under way; their bytes are noted as dropped."""
 
     def abandon(self, session: int) -> None:
         """Let go of a session and of every step under way without waiting for answers; the host should stop at them."""
@@ -130,11 +133,7 @@ class InProcess(Card):
     def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
-        while self._asked:
-            with contextlib.suppress(LsplitError):
-                done = self.receive()
-                if self.on_control and done.frame_up:
-                    self.on_control("dropped", done.frame_up, done.frame_down)
+        self.drop()
         return self._begin(session, step)[1]()
 
     def send(self, session: int, step: Message) -> None:
@@ -147,6 +146,14 @@ class InProcess(Card):
         if not self._asked:
             raise SessionUnknown(NOTHING)
         return self._asked.popleft()[1]()
+
+    def drop(self) -> None:
+        """Compute and forget the steps under way."""
+        while self._asked:
+            with contextlib.suppress(LsplitError):
+                done = self.receive()
+                if self.on_control and done.frame_up:
+                    self.on_control("dropped", done.frame_up, done.frame_down)
 
     def ready(self, seconds: float = 0.0) -> bool:
         """Whether a step is under way: in this process its answer is a computation away."""

@@ -104,6 +104,36 @@ class PictureStep:
         return hashlib.sha256(head + self.form + self.payload).digest()
 
 
+@dataclass(frozen=True)
+class WholeStep:
+    """One question to a host that holds a whole model.
+
+    The first of a session brings a prompt (token ids as int32, or a picture's text in UTF-8) and its options as JSON;
+    for a reply each further one is empty and asks for the next token.
+    """
+
+    step_no: int
+    form: bytes = b""
+    payload: bytes = b""
+
+    def to_wire(self) -> tuple[int | bytes, ...]:
+        """The fields in order, the number alone where the others are empty."""
+        return (self.step_no, self.form, self.payload) if self.form or self.payload else (self.step_no,)
+
+    @classmethod
+    def from_wire(cls, values: tuple[object, ...]) -> WholeStep:
+        """Build a step from a peer's values; raises FrameError on a wrong count, type or range."""
+        if tuple(map(type, values)) not in ((int,), (int, bytes, bytes)):
+            raise FrameError("A step of a whole model is (step_no) or (step_no, form, payload).")
+        if not 0 <= values[0] < 2**31:  # type: ignore[operator]
+            raise FrameError("A number of this step is out of range.")
+        return cls(*values)  # type: ignore[arg-type]
+
+    def digest(self) -> bytes:
+        """What the step says, but for its number."""
+        return hashlib.sha256(f"{len(self.form)} ".encode() + self.form + self.payload).digest()
+
+
 class Sent(NamedTuple):
     """One tensor of one frame, as the ledger counts it: its name, what crossed, and its bytes before the codec."""
 

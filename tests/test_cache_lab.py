@@ -152,7 +152,7 @@ def test_controls_have_descriptions_and_there_is_one_live_region(panel):
     assert len(found) == 5 and all(c.description and c.tooltip for c in found)
     assert [c for c in controls(panel) if hasattr(c, "said") and hasattr(c, "names")] == [panel.announcer]
     knobs = [c for c in controls(panel) if "cache-knob" in getattr(c, "_dom_classes", ())]
-    assert len(knobs) == len(panel.announcer.names) == 3
+    assert len(knobs) == 3 and len(panel.announcer.names) == 3 + 3  # the play widget has three buttons
     assert "aria-live" not in panel.charts.value + panel.caches.value
     assert [e.get("aria-label") for e in html(panel.caches).iter("svg")] == [caches_alt(panel.reply.told, 0, "kv")]
 

@@ -24,6 +24,8 @@ POLICIES = {
     "hidden: the host remembers vectors": "hidden",
     "kv: the host keeps keys and values": "kv",
 }
+NAMES = ["Prompt tokens", "New tokens", "Step of the session",
+         "Play or pause", "Stop, and back to the first step", "Repeat"]  # fmt: skip
 BEAT = 900  # milliseconds between two moments
 
 
@@ -47,8 +49,7 @@ class CacheLab(W.VBox):
         self.size = body_size(self.model, head, tail)
         self.width = int(self.model.config.get_text_config(decoder=True).hidden_size)
         self.announcer = Announcer(
-            panel=".cache-lab", handles=".cache-knob .noUi-handle",
-            names=["Prompt tokens", "New tokens", "Step of the session"],
+            panel=".cache-lab", handles=".cache-knob .noUi-handle, .cache-play button", names=NAMES,
         )  # fmt: skip
         self._controls()
         self.charts, self.caches = W.HTML(), W.HTML()

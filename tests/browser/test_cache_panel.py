@@ -21,7 +21,10 @@ SEEN = """() => {
           host: Number(now.host), rejected: titles.filter(t => t.includes('rejected')).length,
           step: Number(document.querySelector('.cache-step .widget-readout').textContent),
           said: document.querySelector('.lsplit-said').textContent}; }"""
-NAMES = "() => [...document.querySelectorAll('.cache-lab .cache-knob .noUi-handle')].map(e => e.ariaLabel)"
+NAMED = ["Prompt tokens", "New tokens", "Step of the session",
+         "Play or pause", "Stop, and back to the first step", "Repeat"]  # fmt: skip
+BUTTONS = ".cache-lab :is(.cache-knob .noUi-handle, .cache-play button)"
+NAMES = f"() => [...document.querySelectorAll('{BUTTONS}')].map(e => e.ariaLabel)"
 
 
 def wait(page, **wanted):
@@ -57,7 +60,7 @@ def test_small_panel(tmp_path):
     errors = []
     with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
         page.wait_for_function(f"() => ({NAMES})().every(Boolean)", timeout=10_000)
-        assert page.evaluate(NAMES) == ["Prompt tokens", "New tokens", "Step of the session"]
+        assert page.evaluate(NAMES) == NAMED
         assert wait(page, up=17 * 256, what="prefill")
         by_keyboard(page)
         the_animation(page)

@@ -1,4 +1,5 @@
-"""Round trips saved, part by part. `--part text`: drafts verified in one crossing, next to one token at a time.
+"""Round trips saved, part by part. `--part text`: drafts verified in one crossing, next to one token at a time;
+`--part prefill`: a long prompt in pieces under way at once.
 
 A virtual clock adds the network (a round trip of 80 ms) and the computing. What a step of n positions computes, on both
 sides together, is measured first, in processor time and as the fastest of several, so that a busy machine does not
@@ -17,6 +18,7 @@ from typing import Any
 
 import common
 import numpy as np
+import prefill
 import torch
 from tqdm import tqdm
 from transformers import DynamicCache
@@ -222,7 +224,10 @@ def render_text(part: dict[str, Any]) -> str:
     return "\n\n".join([said, common.table(head, cells), common.table(["goal (`auto`)", "measured", "met"], goals)])
 
 
-PARTS = {"text": (text, render_text, judged)}
+PARTS = {
+    "text": (text, render_text, judged),
+    "prefill": (prefill.measure, prefill.render, prefill.judged),
+}
 
 
 def render(r: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ import sys
 import common
 
 HERE = common.RESULTS.parent
-NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "codec_speed", "emoji_quality")
+NAMES = ("overhead", "traffic", "families", "pictures", "rate_distortion", "text_rate", "codec_speed", "emoji_quality",
+         "round_trips_pictures")  # fmt: skip
 TITLES = {
     "overhead": "Speed",
     "traffic": "Bytes with and without a cache",
@@ -21,6 +22,7 @@ TITLES = {
     "text_rate": "Bits of hidden vectors",
     "codec_speed": "Speed of the codecs",
     "emoji_quality": "The shipped picture model",
+    "round_trips_pictures": "Round trips of pictures",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -15,6 +15,7 @@ NAMES = (
     "overhead",
     "traffic",
     "round_trips",
+    "round_trips_pictures",
     "families",
     "pictures",
     "rate_distortion",
@@ -34,6 +35,7 @@ TITLES = {
     "codec_speed": "Speed of the codecs",
     "deployments": "Local, cloud-only or split",
     "emoji_quality": "The shipped picture model",
+    "round_trips_pictures": "Round trips of pictures",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

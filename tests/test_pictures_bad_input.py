@@ -277,6 +277,31 @@ def going_on(start, at=True):
     return lambda: (start, *packed(tree_of(**more), LATENT))
 
 
+def skipping(start, said):
+    return lambda: (start, *packed(tree_of(at=torch.tensor(1), skip=said), LATENT))
+
+
+class Silent:
+    """A body whose answers say nothing from the second call on."""
+
+    def __init__(self, body):
+        self.body, self.own, self.calls = body, body._answer, 0
+        body._answer = self._answer
+
+    def _answer(self, session, step):
+        self.calls += 1
+        return self.own(session, step) if self.calls < 2 else b""
+
+
+def skipped_by_the_host(**split):
+    def act(world):
+        pipe = lk.split(whole(), mode="lockstep", body="loopback", **split)
+        Silent(pipe.link.body)
+        draw(pipe, num_inference_steps=5)
+
+    return act
+
+
 def with_time(start, at):
     return lambda: (start, *packed(tree_of(at=at), LATENT))
 
@@ -504,6 +529,18 @@ FROM_CLIENTS = [
     Row("start backwards", lockstep(begin(5), going_on(4)), e.CacheMiss),
     Row("a step whose time is a word", lockstep(begin(), with_time(1, "soon")), e.LsplitError),
     Row("a step whose time is none of the run", lockstep(begin(), with_time(1, torch.tensor(-7))), e.LsplitError),
+    # skipped calls
+    *(
+        Row(f"skip of {said!r}", lockstep(begin(), skipping(1, said)), e.FrameError)
+        for said in ("auto", -0.5, [], {"a": 1}, 1e999)
+    ),
+    Row("skip of a tensor", lockstep(begin(), skipping(1, torch.ones(3))), e.FrameError),
+    Row("skip with a NaN", lockstep(begin(), skipping(1, NAN)), e.FrameError),
+    Row("skip in per_step", asking(with_tree(skip=True)), e.FrameError),
+    Row("skip of a call alone", lockstep(with_tree(skip=True, alone=True)), e.FrameError),
+    Row("skip before a run", lockstep(skipping(0, True)), e.CacheMiss),
+    Row("a host that skips what it was not asked to", skipped_by_the_host(), e.FrameError),
+    Row("a host that skips and has nothing to guess from", skipped_by_the_host(skip="auto"), e.FrameError),
     Row("a step and none before it", lockstep(begin(), going_on(0), going_on(2)), e.CacheMiss),
     Row(
         "a latent that is text", lockstep(lambda: (0, *packed(tree_of(sync=state(), latent="x"), LATENT))), e.FrameError
@@ -681,6 +718,19 @@ def test_bad_input(world, act, error):
 
 def test_the_table_is_long_and_named_once():
     assert len(TABLE) >= 25 and len({row[0] for row in TABLE}) == len(TABLE)
+
+
+def test_a_skip_is_a_question_that_the_host_may_refuse(world):
+    """Nothing is known yet, then one noise, then two; a latent that comes with the call is never skipped."""
+    guide, latent, at = {"scale": 2.0, "where": "host"}, torch.zeros(1, 4, 16, 16), torch.tensor(1)
+    trees = [dict(sync=state(), latent=latent), *(dict(at=at, skip=True) for _ in range(3))]
+    trees.append(dict(at=at, skip=True, latent=latent))
+    with world.link() as link:
+        session, answers = link.open(Open("lockstep", "fp32", "fp32")), []
+        for number, tree in enumerate(trees):
+            step = PictureStep(number + 1, number, *packed(tree_of(guide=guide, **tree), LATENT))
+            answers.append(link.step(session, step).payload)
+    assert [bool(answer) for answer in answers] == [True, True, False, True, True]
 
 
 def test_a_refused_call_leaves_the_session_alone(world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import FrameError, UnsupportedModel, UnsupportedOption
 from .far import Asked, Far, alike
 from .foretold import Foresight, copied
-from .picture_host import combine
+from .picture_host import combined
 from .skipping import Past, Skip, asked_of
 from .trajectory import Watched, same_noise, state_of
 
@@ -111,7 +112,7 @@ class RemoteDenoiser(nn.Module):
     def _alone(self, call: dict, sample: Tensor, guide: dict | None, wanted: Wanted) -> Tensor:
         """The call by itself: the sample goes up, the noise comes down; or it is skipped, and nothing crosses."""
         position = self._came(call, calm=False)
-        if self._past.skips(position, asked_of(self.skip, position, self._calls())):
+        if self._past.skips(position, asked_of(self.skip, position, self._calls()), partial(combined, guide=guide)):
             self.far.skip()
             return self._past.guess(position)
         how: dict[str, list] = {f"call.{self._input}": ["twice" if _halves_equal(sample) else "up"]}
@@ -192,7 +193,7 @@ class RemoteDenoiser(nn.Module):
         noise = answered[0] if answered else self._guessed()
         if answered:
             self._past.add(self._start, noise)
-        self._ours = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+        self._ours = combined(noise, guide)
         theirs = self.far.theirs("latent", latent)
         if not torch.equal(theirs, latent):
             watched.theirs = (latent, theirs)

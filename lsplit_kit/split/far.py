@@ -78,12 +78,13 @@ class Far:
         will follow this one; they cross with it, and each is answered when its turn comes, if it is what was foretold.
         No outputs: the host skipped the call, as its `skip` allowed.
         """
+        before = self._flight[0].where.step - 1 if self._flight else self._number
         for last_try in (False, False, True):
             fresh = self._open()
             try:
                 asked = build(fresh)
                 if self._flight and not alike(self._flight[0].asked, asked):
-                    self._number, self.misses = self._flight[0].where.step - 1, self.misses + 1
+                    self._number, self.misses = before, self.misses + 1
                     self._abandon()
                     fresh, asked, ahead = self._open(), build(True), lambda asked: []
                 if not self._flight:
@@ -95,6 +96,7 @@ class Far:
                 if isinstance(lost, CacheMiss) and not self._flight:
                     self._drop()
                 self._abandon()
+                self._number = before  # a call that has to be made again keeps its number
                 if last_try or isinstance(lost, HostTimeout):
                     raise
             except BaseException:

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,7 +84,8 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 if "skip" in tree:
                     if s.run is None:
                         raise FrameError("Calls are skipped in a run in lockstep only.")
-                    if s.past.skips(step.start, tree["skip"]) and "latent" not in tree:
+                    guided = partial(combined, guide=guide)
+                    if s.past.skips(step.start, tree["skip"], guided) and "latent" not in tree:
                         self._note(s, step.start, call, guide, s.past.guess(step.start))
                         return b""
                 out = self._compute(s, call, tree)
@@ -111,7 +113,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         """What the scheduler will step with, and where it is."""
         assert s.run is not None
         s.run.at, s.have = call.get("timestep"), start
-        s.run.noise = combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
+        s.run.noise = combined(noise, guide)
 
     def _advance(self, s: Picture, start: int, tree: dict[str, Any]) -> None:
         latent = tree.get("latent")
@@ -149,6 +151,11 @@ def combine(noise: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance as the pipelines write it: without + scale * (with - without); [2B, ...] -> [B, ...]."""
     without, conditioned = noise.chunk(2)
     return without + scale * (conditioned - without)
+
+
+def combined(noise: Tensor, guide: dict[str, Any] | None) -> Tensor:
+    """The noise that the pipeline steps with: guided here, unless it is already or is not guided."""
+    return combine(noise, guide["scale"]) if guide and guide["where"] == "local" else noise
 
 
 def _guide(value: Any) -> dict[str, Any] | None:

@@ -8,13 +8,14 @@ extrapolates the noise of a remote denoiser.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..errors import FrameError, UnsupportedOption
 
-CHANGE = 0.15  # "auto": a call is skipped where the noise changed by less than this share of itself in its last step
+CHANGE = 0.22  # "auto": a call is skipped where the noise changed by less than this share of itself in its last step
 MOST = 0.5  # share of the calls
 ENDS = (
     2  # calls at the beginning and at the end of a run that are never skipped by a share; "auto" skips the last but one
@@ -64,8 +65,11 @@ class Past:
         """What was is no guide any more."""
         self.known = []
 
-    def skips(self, position: int, asked: object) -> bool:
-        """Whether a call that asks so is skipped; raises FrameError for what is no such question."""
+    def skips(self, position: int, asked: object, guided: Callable[[Tensor], Tensor] = lambda noise: noise) -> bool:
+        """Whether a call that asks so is skipped; raises FrameError for what is no such question.
+
+        guided: makes of what was computed the noise that the scheduler steps with, whose change is what counts.
+        """
         if asked is False or asked is None:
             return False
         number = type(asked) in (int, float) and math.isfinite(asked) and asked >= 0  # type: ignore[arg-type,operator]
@@ -76,7 +80,7 @@ class Past:
         (before, old), (last, new) = self.known
         if position != last + 1 or last - before not in (1, 2) or old.shape != new.shape or old.dtype != new.dtype:
             return False
-        return asked is True or _changed(old, new) < float(asked) * (last - before)  # type: ignore[arg-type]
+        return asked is True or _changed(guided(old), guided(new)) < float(asked) * (last - before)  # type: ignore[arg-type]
 
     def guess(self, position: int) -> Tensor:
         """The next noise, on the straight line through the last two."""

@@ -76,6 +76,7 @@ class EmulatedLink(Card):
         self._now, self._began = 0.0, time.perf_counter()
         self._host_free = self._left = 0.0
         self._timed: Timed | None = None
+        self.last: Trip | None = None  # of the answer that came last
         self._answers: deque[tuple[Any, ...]] = deque()
         self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
 
@@ -175,6 +176,7 @@ class EmulatedLink(Card):
         else:
             done, back, trip = self._answers.popleft()
             self._now = max(self._now, back)
+        self.last = trip
         if self._timed is not None and trip is not None:
             self._timed.trips.append(trip)
         self._left = time.perf_counter()

@@ -17,6 +17,7 @@ _HOME = {
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
+    "WireTap": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer
+    from .widgets import WireTap as WireTap
     from .wire.capture import Capture as Capture
     from .wire.emulated import EmulatedLink as EmulatedLink
     from .wire.network import Network as Network

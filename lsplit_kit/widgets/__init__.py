@@ -3,5 +3,6 @@
 from .picture_split import PictureSplit
 from .quant_lab import QuantLab
 from .split_explorer import SplitExplorer
+from .wire_tap import WireTap
 
-__all__ = ["PictureSplit", "QuantLab", "SplitExplorer"]
+__all__ = ["PictureSplit", "QuantLab", "SplitExplorer", "WireTap"]

@@ -80,6 +80,11 @@ def controls(widget):
         yield from controls(child)
 
 
+def every_crossing_is_drawn(monkeypatch):
+    monkeypatch.setattr(wire_view, "EVERY", 0.0)
+    monkeypatch.setattr(wire_view, "SHARE", 0.0)
+
+
 def first_step(crossings, direction="up"):
     return next(i for i, c in enumerate(crossings) if c.kind == "step" and c.direction == direction)
 
@@ -113,7 +118,7 @@ def test_a_pictures_totals_are_the_ledgers(drawn):
 
 
 def test_every_drawing_of_a_run_shows_the_sums_of_what_had_crossed(toy, monkeypatch):
-    monkeypatch.setattr(wire_view, "EVERY", 0.0)
+    every_crossing_is_drawn(monkeypatch)
     panel, seen = lk.WireTap(toy, body="loopback", new_tokens=5), []
 
     def look_at(change):
@@ -194,11 +199,12 @@ def test_the_vector_is_the_one_that_crossed(ran):
 def test_a_predicting_codec_is_followed(drawn):
     crossings = drawn.wire.crossings
     noise = [i for i, c in enumerate(crossings) if c.name == "out"]
-    coder = codec(PREDICTS).coder()
-    for i in noise:
-        c = crossings[i]
-        assert torch.equal(decoded(crossings, i), coder.decode(Encoded(c.codec, c.shape, c.data)))
-    assert len(noise) == 4
+    coder, past = codec(PREDICTS).coder(), {}
+    right = [coder.decode(Encoded(c.codec, c.shape, c.data)) for c in (crossings[i] for i in noise)]
+    for k in (0, 1, 3, 3, 2, 0):  # forwards, again, and back
+        assert torch.equal(decoded(crossings, noise[k]), right[k])
+        assert torch.equal(decoded(crossings, noise[k], past), right[k])
+    assert len(noise) == 4 and len(past) == 1
 
 
 def test_every_crossing_of_a_picture_can_be_looked_into(drawn):
@@ -327,7 +333,7 @@ def stopped_at_step(panel, number):
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_stop_ends_after_a_step_and_the_next_run_works(toy, pipe, kind, monkeypatch):
-    monkeypatch.setattr(wire_view, "EVERY", 0.0)
+    every_crossing_is_drawn(monkeypatch)
     panel = lk.WireTap(toy if kind == "text" else pipe, body="loopback", new_tokens=400, steps=400)
     assert panel.worker.cancel_button.description == "Stop"
     stopped_at_step(panel, 9)
@@ -339,7 +345,7 @@ def test_stop_ends_after_a_step_and_the_next_run_works(toy, pipe, kind, monkeypa
 
 
 def test_a_choice_during_a_run_stays(toy, monkeypatch):
-    monkeypatch.setattr(wire_view, "EVERY", 0.0)
+    every_crossing_is_drawn(monkeypatch)
     panel = lk.WireTap(toy, body="loopback", new_tokens=8)
     newest = []
 

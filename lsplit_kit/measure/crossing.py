@@ -18,6 +18,7 @@ from ..split.tensor_bytes import from_bytes, whole_from_bytes
 if TYPE_CHECKING:
     from ..wire.tap import Crossing
 
+Past = dict[tuple[object, ...], tuple[int, Codec, Tensor]]
 HEAD, LARGEST = 48, 6  # payload bytes, and channels, that a look names
 
 
@@ -42,10 +43,11 @@ class Look:
     unit: str = "channel"
 
 
-def decoded(crossings: Sequence[Crossing], index: int) -> Tensor:
+def decoded(crossings: Sequence[Crossing], index: int, past: Past | None = None) -> Tensor:
     """The values of one crossing as the other side has them; raises CodecError for a control frame.
 
-    A codec that predicts is followed through the crossings before this one.
+    A codec that predicts is followed through the crossings before this one; past: a dict that remembers, for these
+    crossings, how far that was done.
     """
     asked = crossings[index]
     kind, _, dtype = asked.codec.partition(":")
@@ -58,29 +60,37 @@ def decoded(crossings: Sequence[Crossing], index: int) -> Tensor:
         if kind == "whole":
             return whole_from_bytes(asked.data, 0, number, asked.shape)[0]
         return from_bytes(asked.data, number, asked.shape)
-    coder: Codec = codec_of(asked.codec)
-    past = [asked]
-    if coder.stateful:
-        same = [c for c in crossings[: index + 1] if _line(c) == _line(asked)]
-        begun = max((i for i, c in enumerate(same) if c.kind == "replay"), default=0)  # begun anew: no past
-        past, coder = same[begun:], coder.coder()
-    found = [coder.decode(Encoded(c.codec, c.shape, c.data)) for c in past]
-    return found[-1]
+    coder, line = codec_of(asked.codec), _line(asked)
+    if not coder.stateful:
+        return coder.decode(Encoded(asked.codec, asked.shape, asked.data))
+    past = {} if past is None else past
+    last, running, found = past.pop(line, (-1, coder.coder(), None))  # not left half done where one cannot be read
+    if found is None or last > index:
+        last, running = -1, coder.coder()
+    for k in range(last + 1, index + 1):
+        c = crossings[k]
+        if _line(c) == line:
+            running = coder.coder() if c.kind == "replay" else running  # begun anew: no past
+            found = running.decode(Encoded(c.codec, c.shape, c.data))
+    assert found is not None
+    past[line] = (index, running, found)
+    return found
 
 
 def _line(c: Crossing) -> tuple[object, ...]:
     return c.session, c.name, c.direction, c.codec
 
 
-def look(crossings: Sequence[Crossing], index: int, at: int | None = None) -> Look:
-    """Look at one crossing, and in it at one vector (None: the last); `at` is clipped. Raises IndexError.
+def look(crossings: Sequence[Crossing], index: int, at: int | None = None, past: Past | None = None) -> Look:
+    """Look at one crossing, and in it at one vector (None: the last); `at` is clipped. past: as in `decoded`.
+    Raises IndexError.
 
     The vectors of a tensor [B, T, d] are its rows' positions, those of a picture's [B, C, h, w] its rows' channels.
     """
     c = crossings[index]
     head = c.data[:HEAD]
     try:
-        values = decoded(crossings, index)
+        values = decoded(crossings, index, past)
     except LsplitError as error:
         return Look(index, c, head=head, why=str(error))
     outer = values.shape[:2] if values.dim() > 3 else values.shape[:-1]

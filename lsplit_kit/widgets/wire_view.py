@@ -22,9 +22,12 @@ from .settings import field
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..measure.crossing import Look
+    from ..measure.crossing import Look, Past
 
-EVERY = 0.2  # seconds between two drawings while crossings come in
+EVERY, SHARE = (
+    0.2,
+    10.0,
+)  # while crossings come in: seconds from one drawing to the next, and so many times what it took
 
 
 class WireView(W.VBox):
@@ -41,7 +44,9 @@ class WireView(W.VBox):
         self.source: Any = None
         self.seen: Look | None = None
         self.lanes = Lanes()
-        self._lock, self._moving, self._drawn = threading.RLock(), False, 0.0
+        self._lock, self._moving = threading.RLock(), False
+        self._drawn = self._took = 0.0
+        self._past: Past = {}
         self.chooser = field(W.IntSlider, "Crossing", "Which crossing is shown below", "auto", min=0, max=0,
                              disabled=True)  # fmt: skip
         self.stepper = field(W.IntSlider, "Vector", "Which vector of the crossing is plotted", "auto", min=0, max=0,
@@ -73,18 +78,19 @@ class WireView(W.VBox):
     def show(self, source: Any, follow: bool = True) -> None:
         """Draw another tap or capture; the first step is chosen, or with `follow` always the newest crossing."""
         with self._lock:
-            self.source, self.follow, self.seen = source, follow, None
+            self.source, self.follow, self.seen, self._past = source, follow, None, {}
             self._moving, self.lanes = True, Lanes()
             self.chosen, self._moving = -1, False
         self.draw()
 
     def heard(self) -> None:
         """Draw what came in, unless that was done just now."""
-        if time.monotonic() - self._drawn >= EVERY:
+        if time.monotonic() - self._drawn >= max(EVERY, SHARE * self._took):
             self.draw()
 
     def draw(self) -> None:
         """Draw everything that there is."""
+        began = time.monotonic()
         with self._lock:
             crossings = tuple(self.source.crossings) if self.source is not None else ()
             clock = tuple(getattr(self.source, "clock", ()))[: len(crossings)]
@@ -106,6 +112,7 @@ class WireView(W.VBox):
                 self._moving = False
             self.sums.value = totals_html(self.totals(), control_bytes(crossings), self._counters())
             self._drawn = time.monotonic()
+            self._took = self._drawn - began
 
     def totals(self) -> pd.DataFrame:
         """Tensor, payload and frame bytes by direction of all crossings that are drawn."""
@@ -155,7 +162,7 @@ class WireView(W.VBox):
         from ..measure.crossing import look
 
         self.lanes = replace(self.lanes, chosen=self.chosen)
-        self.seen = look(self.lanes.crossings, self.chosen, at) if self.chosen >= 0 else None
+        self.seen = look(self.lanes.crossings, self.chosen, at, self._past) if self.chosen >= 0 else None
         self.vector = self.seen.at if self.seen else 0
 
     def _put(self) -> None:

@@ -19,6 +19,7 @@ _HOME = {
     "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
+    "WireTap": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
     "CacheLab": "widgets",
 }  # fmt: skip
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer
+    from .widgets import WireTap as WireTap
     from .wire.capture import Capture as Capture
     from .wire.emulated import EmulatedLink as EmulatedLink
     from .wire.network import Network as Network

@@ -4,5 +4,6 @@ from .cache_lab import CacheLab
 from .picture_split import PictureSplit
 from .quant_lab import QuantLab
 from .split_explorer import SplitExplorer
+from .wire_tap import WireTap
 
-__all__ = ["CacheLab", "PictureSplit", "QuantLab", "SplitExplorer"]
+__all__ = ["CacheLab", "PictureSplit", "QuantLab", "SplitExplorer", "WireTap"]

@@ -8,12 +8,15 @@ from typing import Any
 from ..errors import PlanError, UnsupportedOption
 from ..quantization import codec as codec_of
 from ..wire.message import MODES, POLICIES
+from ..wire.network import PRESETS
 
 RANGES = {
     "seed": (0, 2**31 - 1), "steps": (1, 999), "guidance_scale": (0, 100), "head": (0, 999), "tail": (0, 999),
     "prompt_tokens": (1, 1024), "new_tokens": (1, 1024),
 }  # fmt: skip
+CHOICES = {"mode": MODES, "cache": POLICIES, "policy": POLICIES, "network": ("none", *PRESETS)}
 WORDS = {"prompt": "words that describe a picture", "sentence": "words that the model reads"}
+LOSSLESS = "lossless"
 LABEL = {"description_width": "8em"}
 
 
@@ -42,10 +45,11 @@ def checked(name: str, value: Any, cuts: list[str | int]) -> Any:
     """The value of a setting; an LsplitError says what it takes."""
     if name == "codec":
         return codec_of(value if isinstance(value, str) else repr(value)).spec
-    if name == "mode" and not (isinstance(value, str) and value in MODES):
-        raise UnsupportedOption(f"Unknown mode {value!r}; choose one of {', '.join(MODES)}.")
-    if name == "policy" and not (isinstance(value, str) and value in POLICIES):
-        raise UnsupportedOption(f"Unknown cache policy {value!r}; choose one of {', '.join(POLICIES)}.")
+    if name in CHOICES and not (isinstance(value, str) and value in CHOICES[name]):
+        what = "cache policy" if name == "policy" else name
+        raise UnsupportedOption(f"Unknown {what} {value!r}; choose one of {', '.join(CHOICES[name])}.")
+    if name in ("codec_up", "codec_down"):
+        return value if value == LOSSLESS else checked("codec", value, cuts)
     if name in WORDS and not (isinstance(value, str) and value.strip()):
         raise UnsupportedOption(f"{name} takes {WORDS[name]}, got {value!r}.")
     if name == "cut" and (not isinstance(value, (str, int)) or isinstance(value, bool) or value not in cuts):

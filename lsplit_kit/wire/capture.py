@@ -45,6 +45,7 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
         "model": info.model, "layers": [info.start, info.stop], "width": info.width,
         "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
         "crossings": [c[:-1] for c in tap.crossings],
+        **({"clock": tap.clock} if tap.clock else {}),
     }  # fmt: skip
     tensors = {
         f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
@@ -62,10 +63,11 @@ def save(tap: Tap, path: Path, truth: dict | None) -> Path:
 
 @dataclass(frozen=True, repr=False)
 class Capture(Card):
-    """What an observer of the wire has: manifest and crossings."""
+    """What an observer of the wire has: manifest and crossings, and their times where the link had a clock (`Tap`)."""
 
     manifest: dict
     crossings: tuple[Crossing, ...]
+    clock: tuple[float, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Capture:
@@ -82,11 +84,14 @@ class Capture(Card):
                     Crossing._make([*row[:6], tuple(row[6]), *row[7:], data.get(f"{i:06d}", b"")])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
+                clock = tuple(map(float, manifest.pop("clock", ())))
+                if len(clock) not in (0, len(rows)):
+                    raise ValueError("a clock that does not fit the crossings")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as err:
             if isinstance(err, CaptureError):
                 raise
             raise CaptureError(f"{path} is not a readable capture ({type(err).__name__}).") from None
-        return cls(manifest, tuple(rows))
+        return cls(manifest, tuple(rows), clock)
 
     def tensors(self, direction: str = "up") -> list[Tensor]:
         """The decoded tensors [B, T, d] of one direction, in order."""

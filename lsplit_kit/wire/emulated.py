@@ -81,6 +81,7 @@ class EmulatedLink(Card):
         alone = isinstance(inner, InProcess) and not realtime and sys.platform != "win32"  # whose clock is too coarse
         self.tick = time.process_time if alone else time.perf_counter  # what computing is measured with
         self._timed: Timed | None = None
+        self.last: Trip | None = None  # of the answer that came last
         self._answers: deque[tuple[Any, ...]] = deque()
         self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
 
@@ -199,6 +200,7 @@ class EmulatedLink(Card):
         else:
             done, back, trip = self._answers.popleft()
             self._now = max(self._now, back)
+        self.last = trip
         if self._timed is not None and trip is not None:
             self._timed.trips.append(trip)
         self._left = self.tick()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -61,9 +61,13 @@ class Crossing(NamedTuple):
 
 
 class Tap(Card):
-    """Records every crossing of one split model while its `with` block runs."""
+    """Records every crossing of one split model while its `with` block runs.
 
-    def __init__(self, model: Tapped) -> None:
+    clock: one number for each crossing, seconds on an emulated link's clock when it left (up) or had come (down); empty
+    where the link has no clock. heard: called after every exchange; what it raises ends the call that is under way.
+    """
+
+    def __init__(self, model: Tapped, heard: Callable[[], None] | None = None) -> None:
         if not hasattr(getattr(model, "remote", None), "watchers"):
             raise UnsupportedModel(
                 f"A tap listens to a split model, got {type(model).__name__}; split it first with lk.split()."
@@ -72,6 +76,8 @@ class Tap(Card):
         self.model = model
         self.crossings: list[Crossing] = []
         self._trips = 0
+        self.clock: list[float] = []
+        self.heard = heard
         self._before: dict[str, tuple[int, int]] | None = None
         self._after: dict[str, tuple[int, int]] | None = None
 
@@ -102,11 +108,13 @@ class Tap(Card):
                 )
             if not tensors:  # a frame of control fields only
                 self.crossings.append(Crossing("", *where[:4], direction, (), "", 0, 0, frame, b""))
+        self._note(getattr(self.remote.link, "last", None))
 
     def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
         self._trips += TRIPS.get(kind, 1)
         for direction, frame in (("up", frame_up), ("down", frame_down)):
             self.crossings.append(Crossing("", kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
+        self._note()
         if self._outer:
             self._outer(kind, frame_up, frame_down)
 
@@ -114,6 +122,15 @@ class Tap(Card):
         """How often this side waited for the host: steps sent together count once, a connection's greeting thrice."""
         self.check()
         return self._trips
+
+    def _note(self, trip: tuple[float, ...] | None = None) -> None:
+        """Give the newest crossings their times; trip: how long the way was, as of an emulated link."""
+        now = getattr(self.remote.link, "now", None)
+        if now is not None:
+            left = now - sum(trip[1:5]) if trip else now
+            self.clock += [left if c.direction == "up" else now for c in self.crossings[len(self.clock) :]]
+        if self.heard:
+            self.heard()
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) that the stream, and TCP where the kernel tells, counted during the block."""
@@ -162,6 +179,6 @@ def said(crossings: Iterable[Crossing]) -> dict[str, object]:
     return {d: f"{t:,} tensor, {p:,} payload, {f:,} frame bytes" for d, (t, p, f) in counts.items()}
 
 
-def tap(model: Tapped) -> Tap:
-    """Record what crosses between `model`'s two sides; use as a context manager."""
-    return Tap(model)
+def tap(model: Tapped, heard: Callable[[], None] | None = None) -> Tap:
+    """Record what crosses between `model`'s two sides; use as a context manager. heard: called after every exchange."""
+    return Tap(model, heard)

@@ -1,0 +1,81 @@
+"""Somebody on the line: a relay in front of a host that passes every byte on and keeps a copy of it."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+
+from ..card import Card
+from .address import parse_address
+from .token import find_token, write_token
+
+CHUNK = 1 << 16
+
+
+class Relay(Card):
+    """`with Relay(host.address) as line: lk.split(model, body=line.address)`; `line.up` and `line.down` are the bytes.
+
+    It listens on this machine only and passes on one connection at a time, as it is: it holds no key, and the bytes
+    are what whoever watches the link has. `address` has a token file while the block runs, so that the local side finds
+    the host's token. Raises AuthError, UnsupportedOption.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._host = parse_address(address)
+        self._token = find_token(*self._host)
+        self._copies = {"up": bytearray(), "down": bytearray()}
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Relay:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._door.settimeout(0.1)
+        port = self._door.getsockname()[1]
+        self.address = f"rpyc://127.0.0.1:{port}"
+        self._file = write_token("127.0.0.1", port, self._token)
+        self._thread = threading.Thread(target=self._serve, name="relay", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._door.close()
+        self._file.unlink(missing_ok=True)
+
+    @property
+    def up(self) -> bytes:
+        """Every byte so far that went to the host, the handshake included."""
+        return bytes(self._copies["up"])
+
+    @property
+    def down(self) -> bytes:
+        """Every byte so far that the host sent."""
+        return bytes(self._copies["down"])
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError):
+                near, _ = self._door.accept()
+                with near, socket.create_connection(self._host) as far:
+                    for end in (near, far):
+                        end.settimeout(60)
+                        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._pass_on(near, far)
+
+    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
+        with selectors.DefaultSelector() as ready:
+            for ends in ((near, far, "up"), (far, near, "down")):
+                ready.register(ends[0], selectors.EVENT_READ, ends)
+            while not self._ended.is_set():
+                for key, _ in ready.select(0.1):
+                    one, other, way = key.data
+                    raw = one.recv(CHUNK)
+                    if not raw:
+                        return
+                    self._copies[way] += raw
+                    other.sendall(raw)
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        return "Relay", {way: f"{len(raw):,} bytes" for way, raw in self._copies.items()}

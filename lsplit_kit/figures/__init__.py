@@ -1,13 +1,16 @@
 """Figures: data in, plotly figure out, each with a PNG twin and one sentence that says what it shows."""
 
+from .crossover import crossover, crossover_map
 from .exactness import exactness_alt, exactness_figure, exactness_png
 from .picture import picture_alt, picture_html, picture_png
 from .quantization import channels, levels, rate_distortion
 from .show import Shown, show
 from .stack import stack_alt, stack_png, stack_svg
 from .strip import strip, strip_png
+from .timing import deployment_bars
 
 __all__ = [
-    "Shown", "channels", "exactness_alt", "exactness_figure", "exactness_png", "levels", "picture_alt", "picture_html",
+    "Shown", "channels", "crossover", "crossover_map", "deployment_bars",
+    "exactness_alt", "exactness_figure", "exactness_png", "levels", "picture_alt", "picture_html",
     "picture_png", "rate_distortion", "show", "stack_alt", "stack_png", "stack_svg", "strip", "strip_png",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ _HOME = {
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
+    "LinkLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .face import split as split
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
+    from .widgets import LinkLab as LinkLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer

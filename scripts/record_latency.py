@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import re
 from dataclasses import replace
@@ -11,8 +12,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pandas as pd
+
 import lsplit_kit as lk
 from lsplit_kit.measure import latency_model
+from lsplit_kit.measure.latency import HOST, LOCAL, calibration_runs
 from lsplit_kit.measure.recorded import FOLDER
 from lsplit_kit.wire.network import Network
 
@@ -41,6 +45,13 @@ def main() -> None:
     where = f"{machine()}, {when}, head {options.head} / tail {options.tail}, {lm.remote.up.spec}"
     path = FOLDER / f"{options.model}.latency.json"
     replace(found, name=options.model, recorded=where).save(path)
+    tables = [table for _ in range(3) for table in calibration_runs(lm, prompts=(8, 32, 64, 128), new_tokens=4)]
+    steps = pd.concat(tables).groupby(["tokens", "past"]).median().reset_index()
+    rows = {
+        side: steps[list(parts)].sum(axis=1).round(6).tolist() for side, parts in (("local", LOCAL), ("host", HOST))
+    }
+    raw = {"recorded": where, "tokens": steps["tokens"].tolist(), "past": steps["past"].tolist(), **rows}
+    (FOLDER / f"{options.model}.steps.json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
     print(path.name, "\n", found)
 
 

@@ -88,7 +88,7 @@ def bars_sketch(table: pd.DataFrame, measured: Measured | None = None) -> Sketch
             hatched(sheet, x, top, x + wide, top + THICK, part, f"{deployment}, {WORDS[part]}: {seconds(row[part])}")
             x += wide
         first = LEFT + float(row["first"]) * scale
-        sheet.line(first, top - 6, first, top + THICK + 6, width=3, said=f"first token: {seconds(row['first'])}")
+        _stroke(sheet, first, top - 6, top + THICK + 6, f"first token: {seconds(row['first'])}")
         sheet.text(x + 8, top + THICK / 2 + 4, seconds(row["total"]))
         if str(deployment) in measured:
             total = measured[str(deployment)].total
@@ -114,9 +114,15 @@ def _legend(sheet: Sketch, top: float, measured: bool) -> None:
         if name == "measured":
             diamond(sheet, x + 8, y + 6, name)
         else:
-            sheet.line(x + 8, y - 2, x + 8, y + 15, width=3)
+            _stroke(sheet, x + 8, y - 2, y + 15, name)
         sheet.text(x + 19, y + 11, name)
         x += 36 + 6.4 * len(name)
+
+
+def _stroke(sheet: Sketch, x: float, top: float, bottom: float, said: str) -> None:
+    """The sign of the first token: dark in white, seen on every colour and on every page."""
+    sheet.line(x, top, x, bottom, PAPER, width=6, said=said)
+    sheet.line(x, top, x, bottom, "#000000", width=2.5)
 
 
 def diamond(sheet: Sketch, x: float, y: float, said: str) -> None:

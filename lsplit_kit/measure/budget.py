@@ -111,7 +111,8 @@ def fastest(
 
     names = []
     for rate in up_mbps:
-        prices = (price(replace(at_rate(network, rate), rtt_ms=rtt)) for rtt in rtts_ms)
+        line = at_rate(network, rate)
+        prices = (price(replace(line, rtt_ms=rtt)) for rtt in rtts_ms)
         names.append([min(among, key=found.__getitem__) for found in prices])
     return pd.DataFrame(names, index=list(up_mbps), columns=list(rtts_ms))
 

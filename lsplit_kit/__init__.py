@@ -20,6 +20,7 @@ _HOME = {
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
     "LsplitError": "errors", "PictureSplit": "widgets", "QuantLab": "widgets",
     "WireTap": "widgets",
+    "LinkLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
     "CacheLab": "widgets",
 }  # fmt: skip
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .split.plan import SplitPlan as SplitPlan
     from .split.speculation import speculate as speculate
     from .widgets import CacheLab as CacheLab
+    from .widgets import LinkLab as LinkLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab
     from .widgets import SplitExplorer as SplitExplorer

@@ -482,6 +482,63 @@ def differences_only(tensors, wire):
 
 
 # Exercise, answer, part of the message, the hint that belongs to it (0: none).
+def of_06(name):
+    return solutions("06_latency")[name]
+
+
+def least_squares(columns_of, order=(0, 1, 2)):
+    """A fit of 06.2 with other columns, or its numbers in another order."""
+
+    def wrong(rows):
+        n, p, seconds = rows.T
+        found = np.linalg.lstsq(np.stack(columns_of(n, p), axis=1), seconds, rcond=None)[0]
+        return [found[k] for k in order]
+
+    return wrong
+
+
+def columns_06(n, p):
+    return [np.ones_like(n), n, n * (p + (n + 1) / 2)]
+
+
+def no_constant(rows):
+    n, p, seconds = rows.T
+    b, c = np.linalg.lstsq(np.stack([n, n * (p + (n + 1) / 2)], axis=1), seconds, rcond=None)[0]
+    return 0, b, c
+
+
+def two_steps(first_up="P", first_down="P", later_past="P", swap=False):
+    """A prediction of 06.3 with other sizes: "P" is the prompt's, numbers are positions."""
+
+    def wrong(prompt, local, host, frame, up, down):
+        size = {"P": prompt}
+        ups, downs = size.get(first_up, first_up), size.get(first_down, first_down)
+        first = local(prompt, 0) + host(prompt, 0) + up(frame(ups)) + down(frame(downs))
+        past = size.get(later_past, later_past)
+        later = local(1, past) + host(1, past) + up(frame(1)) + down(frame(1))
+        return (later, first) if swap else (first, later)
+
+    return wrong
+
+
+def no_host(prompt, local, host, frame, up, down):
+    return local(prompt, 0), local(1, prompt)
+
+
+def cheapest(cost):
+    """A choice of 06.6 by another cost."""
+    return lambda a, draft, step, rtt: min(range(17), key=lambda k: cost(a, k, draft, step, rtt / 1000))
+
+
+def never_zero(a, draft, step, rtt):
+    return min(range(1, 17), key=lambda k: (k * draft + step(k + 1) + rtt / 1000) / of_06("tokens_a_trip")(a, k))
+
+
+def span(total):
+    """A makespan of 06.7 from the pieces' own times, their number and the round trip in seconds."""
+    return lambda stages, chunks, extra, rtt: total([t / chunks + extra for t in stages], chunks, rtt / 1000)
+
+
 WRONG = [
     ("00.1", 12, "more layers", 1),
     ("00.1", 31, "fewer layers", 1),
@@ -754,6 +811,63 @@ WRONG = [
     ("04.7", lambda scale: scale, "too small at scale 0", 1),
     ("04.7", lambda scale: 1.0, "too small at scale 3", 1),
     ("04.7", lambda scale: "3.6", "a number was expected, got str", 0),
+    ("06.1", lambda size, mbps, rtt: size / (mbps * 1e6) + rtt / 2000, "a byte counts as one bit", 1),
+    ("06.1", lambda size, mbps, rtt: 8 * size / (mbps * 2**20) + rtt / 2000, "a mega is 1e6", 1),
+    ("06.1", lambda size, mbps, rtt: 8e-6 * size / mbps + rtt / 1000, "does not come back", 2),
+    ("06.1", lambda size, mbps, rtt: 8e-3 * size / mbps + rtt / 2, "that is in milliseconds", 3),
+    ("06.1", lambda size, mbps, rtt: 8e-6 * size / mbps + rtt / 2, "milliseconds are added to seconds", 3),
+    ("06.1", lambda size, mbps, rtt: 8e-6 * size / mbps, "only the bytes take time", 2),
+    ("06.1", lambda size, mbps, rtt: rtt / 2000, "only the length of the line", 1),
+    ("06.1", lambda size, mbps, rtt: 3.0, "too long for 1,000 bytes", 1),
+    ("06.1", lambda size, mbps, rtt: "1 s", "number of seconds was expected, got str", 0),
+    ("06.2", least_squares(columns_06, (2, 1, 0)), "in another order", 3),
+    ("06.2", least_squares(lambda n, p: [np.ones_like(n), n, n * p]), "not n * p", 1),
+    ("06.2", no_constant, "a is 0", 1),
+    ("06.2", lambda rows: (rows[:, 2].mean(), 0, 0), "away from the least squares line", 2),
+    ("06.2", lambda rows: 3.0, "three numbers (a, b, c) were expected, got float", 0),
+    ("06.2", lambda rows: (1, 2), "got 2 of them", 0),
+    ("06.2", lambda rows: ("a", "b", "c"), "each a finite number", 0),
+    ("06.3", two_steps(swap=True), "the two numbers are exchanged", 2),
+    ("06.3", two_steps(first_down=1), "one vector comes down", 4),
+    ("06.3", two_steps(first_up=1), "one vector goes up", 4),
+    ("06.3", two_steps(later_past=0), "as if nothing were cached", 3),
+    ("06.3", two_steps(later_past=10_000), "later: too long", 3),
+    ("06.3", no_host, "first: too short for a prompt of 5", 1),
+    ("06.3", lambda *given: 1.0, "two numbers (first, later)", 0),
+    ("06.4", lambda rest, body, speed, size, mbps: 1000 * (body - body / speed - 8e-6 * size / mbps), "below 0", 4),
+    ("06.4", lambda *given: of_06("break_even_ms")(*given) / 1000, "that is in seconds", 3),
+    ("06.4", lambda *given: of_06("break_even_ms")(*given) + 1000 * given[0], "runs locally in both", 1),
+    ("06.4", lambda rest, body, speed, size, mbps: 1000 * body - 8e-3 * size / mbps, "own computing takes time", 2),
+    ("06.4", lambda rest, body, speed, size, mbps: 1000 * (body - body / speed), "the bytes are not paid", 2),
+    ("06.4", lambda *given: 2 * of_06("break_even_ms")(*given), "there and back", 3),
+    ("06.4", lambda *given: of_06("break_even_ms")(*given) / 2, "one round trip, not two", 3),
+    ("06.4", lambda *given: 1.0, "too short a round trip", 2),
+    ("06.4", lambda *given: "20 ms", "number of milliseconds was expected, got str", 0),
+    ("06.5", lambda a, k: of_06("tokens_a_trip")(a, k) - 1, "adds itself is missing", 1),
+    ("06.5", lambda a, k: 1 + a * k, "however good", 2),
+    ("06.5", lambda a, k: of_06("tokens_a_trip")(a, k + 1), "one term too many", 2),
+    ("06.5", lambda a, k: (1 - a ** (k + 1)) / (1 - a), "divides by 0", 3),
+    ("06.5", lambda a, k: 1, "one term too few", 2),
+    ("06.5", lambda a, k: 1.1 * of_06("tokens_a_trip")(a, k), "too many tokens for a = 0.8 and k = 0", 2),
+    ("06.5", lambda a, k: "many", "number of tokens was expected, got str", 0),
+    ("06.6", lambda a, draft, step, rtt: 16, "is not fewer seconds a token", 2),
+    ("06.6", never_zero, "drafting does not pay there", 3),
+    ("06.6", lambda a, draft, step, rtt: 0, "drafting pays there", 1),
+    ("06.6", lambda a, draft, step, rtt: 1, "more drafts take less time", 1),
+    ("06.6", cheapest(lambda a, k, draft, step, rtt: k * draft + step(k + 1) + rtt), "drafting pays there", 1),
+    ("06.6", lambda a, draft, step, rtt: 17, "0 to 16 were asked for", 3),
+    ("06.6", lambda a, draft, step, rtt: 2.5, "whole number of tokens", 0),
+    ("06.7", span(lambda times, k, line: k * sum(times) + line), "nothing overlaps", 2),
+    ("06.7", span(lambda times, k, line: sum(times) + (k - 1) * max(times) + k * line), "round trip of its own", 4),
+    ("06.7", span(lambda times, k, line: sum(times) + (k - 1) * max(times)), "the round trip is missing", 4),
+    ("06.7", lambda s, k, extra, rtt: of_06("makespan")(s, k, 0, rtt), "the extra time of a piece is missing", 1),
+    ("06.7", lambda s, k, *more: of_06("makespan")([k * t for t in s], k, *more), "as for the whole prompt", 1),
+    ("06.7", span(lambda times, k, line: sum(times) + (k - 1) * times[0] + line), "first stage is not always", 3),
+    ("06.7", span(lambda times, k, line: sum(times) + (k - 1) * times[-1] + line), "last stage is not always", 3),
+    ("06.7", span(lambda times, k, line: sum(times) + k * max(times) + line), "one piece too many", 3),
+    ("06.7", span(lambda times, k, line: k * max(times) + line), "pass the other stages too", 2),
+    ("06.7", lambda stages, chunks, extra, rtt: 99, "too long for stages of", 2),
+    ("06.7", lambda stages, chunks, extra, rtt: "1 s", "number of seconds was expected, got str", 0),
 ]
 RIGHT = [
     ("01.2", lambda head, tail, layers: [head, layers - tail]),
@@ -783,6 +897,12 @@ RIGHT = [
     ("04.5", other_types),
     ("04.6", lambda tensors, wire: tuple(of_04("closed_loop")(tensors, wire))),
     ("04.7", lambda scale: np.hypot(scale, 1 - scale)),
+    ("06.1", lambda size, mbps, rtt: np.float32(of_06("frame_seconds")(size, mbps, rtt))),
+    ("06.2", lambda rows: torch.tensor(of_06("fit")(rows))),
+    ("06.3", lambda *given: np.array(of_06("two_times")(*given))),
+    ("06.4", lambda *given: torch.tensor(of_06("break_even_ms")(*given))),
+    ("06.5", lambda a, k: k + 1 if a == 1 else (1 - a ** (k + 1)) / (1 - a)),
+    ("06.6", lambda a, draft, step, rtt: np.int64(of_06("best_draft")(a, draft, step, rtt))),
 ]
 
 

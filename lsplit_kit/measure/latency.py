@@ -7,8 +7,10 @@ and the way down, after another (arXiv 2310.14651, experiment 1, measures the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +38,8 @@ def features(tokens: np.ndarray, past: np.ndarray) -> np.ndarray:
 class LatencyModel(Card):
     """Coefficients [4] of every part (seconds) and of both frames (bytes); `end`: local seconds after the last step.
 
-    `sessions`: round trips that open a session and close the one before it.
+    `sessions`: round trips that open a session and close the one before it. width: values in a vector; payload: bytes
+    of one, up and down, with the codec that was measured; recorded: where and when.
     """
 
     name: str
@@ -44,6 +47,38 @@ class LatencyModel(Card):
     frames: dict[str, np.ndarray]
     end: float
     sessions: float
+    width: int = 0
+    payload: tuple[int, int] = (0, 0)
+    recorded: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1, default=np.ndarray.tolist) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyModel:
+        """Read what `save` wrote; raises UnsupportedOption when the file holds something else."""
+        try:
+            found = json.loads(Path(path).read_text("utf-8"))
+            for name in ("parts", "frames"):
+                found[name] = {part: np.array(numbers, float) for part, numbers in found[name].items()}
+                if any(numbers.shape != (4,) for numbers in found[name].values()):
+                    raise ValueError("four coefficients a part")
+            model = cls(**{**found, "payload": tuple(found["payload"])})
+            model.steps(1, 1)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise UnsupportedOption(f"{path} holds no latency model; save one with LatencyModel.save().") from error
+        return model
+
+    def coded(self, up: int, down: int) -> LatencyModel:
+        """The same with so many payload bytes a vector up and down; the codec's own time stays as it was measured."""
+        if min(self.payload) <= 0 or min(up, down) <= 0:
+            raise UnsupportedOption("Payloads are bytes above 0, of this latency model and of the codec.")
+        frames = {}
+        for way, old, new in zip(WAYS, self.payload, (up, down), strict=True):
+            header = np.array([self.frames[way][:2].sum() - old, 0, 0, 0])
+            frames[way] = (self.frames[way] - header) * new / old + header
+        return replace(self, frames=frames, payload=(up, down))
 
     def steps(
         self,
@@ -124,6 +159,7 @@ class LatencyModel(Card):
             "local, a later step": f"{1000 * one[list(LOCAL)].sum():.2f} ms",
             "host, a later step": f"{1000 * one[list(HOST)].sum():.2f} ms",
             "frames, a later step": f"{one.frame_up:.0f} bytes up, {one.frame_down:.0f} down",
+            **({"recorded": self.recorded} if self.recorded else {}),
         }
 
 
@@ -185,23 +221,38 @@ def fit(name: str, tables: Sequence[pd.DataFrame], network: Network) -> LatencyM
     return LatencyModel(name, parts, frames, float(np.median([t.attrs["end"] for t in tables])), round(sessions))
 
 
-def timed_reply(lm: Any, prompt: Any, new_tokens: int, local_speed: float = 1.0, host_speed: float = 1.0) -> Stopwatch:
+def timed_reply(
+    lm: Any, prompt: Any, new_tokens: int, local_speed: float = 1.0, host_speed: float = 1.0, streamer: Any = None
+) -> Stopwatch:
     """A greedy reply of exactly `new_tokens` to token ids [1, P], under the stopwatch."""
+    fixed = dict(max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
     with Stopwatch(lm, local_speed, host_speed) as watch:
-        lm.generate(prompt, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+        lm.generate(prompt, streamer=streamer, **fixed)
     return watch
 
 
 def latency_model(
-    model: Any, prompts: Sequence[int] = (8, 32, 128), new_tokens: int = 8, repeats: int = 3
+    model: Any,
+    prompts: Sequence[int] = (8, 32, 128),
+    new_tokens: int = 8,
+    repeats: int = 3,
+    report: Callable[[int, int], object] = lambda done, of: None,
 ) -> LatencyModel:
     """Measure a few steps of a split model or pipeline (split with network=) and fit its latency model.
 
-    prompts: lengths in tokens; pictures: runs of `new_tokens` steps. Takes seconds for small models.
-    """
-    runs = [calibration_runs(model, prompts, new_tokens) for _ in range(repeats + 1)][1:]  # the first warms up
-    link = model.remote.link
-    return fit(link.info.model, [table for tables in runs for table in tables], link.network)
+    prompts: lengths in tokens; pictures: runs of `new_tokens` steps. Takes seconds for small models. report: called
+    before each round with how many are done, and of how many.
+    """  # fmt: skip
+    runs = []
+    for done in range(repeats + 1):
+        report(done, repeats + 1)
+        runs.append(calibration_runs(model, prompts, new_tokens))
+    link, width = model.remote.link, model.remote.link.info.width
+    found = fit(link.info.model, [table for tables in runs[1:] for table in tables], link.network)  # the first warms up
+    if hasattr(model, "scheduler") or not width:
+        return found
+    payload = [codec.payload_bytes((1, 1, width)) or 0 for codec in (model.remote.up, model.remote.down)]
+    return replace(found, width=width, payload=(payload[0], payload[1]))
 
 
 def calibration_runs(model: Any, prompts: Sequence[int] = (8, 32, 128), new_tokens: int = 8) -> list[pd.DataFrame]:

@@ -22,12 +22,16 @@ LOOKS = {"local": (HEAD, "square"), "cloud": (BODY, "triangle-up"), "split": (TA
 
 
 class Crossover(NamedTuple):
-    """A map: the fastest by rate and round trip, break-even of split and local by rate (ms; None: never), the point."""
+    """A map: the fastest by rate and round trip, break-even of split and local by rate (ms; None: never), the point.
+
+    now, here: the fastest on this very network, and its break-even.
+    """
 
     names: pd.DataFrame
     even: dict[float, float | None]
     network: Network
     now: str
+    here: float | None
     among: tuple[str, ...] = DEPLOYMENTS
 
 
@@ -36,7 +40,7 @@ def crossover_map(price: Price, network: Network, among: Sequence[str] = DEPLOYM
     prices = price(network)
     even = {rate: break_even(price, at_rate(network, rate)) for rate in RATES}
     names = fastest(price, network, RTTS, RATES, among)
-    return Crossover(names, even, network, min(among, key=prices.__getitem__), tuple(among))
+    return Crossover(names, even, network, min(among, key=prices.__getitem__), break_even(price, network), tuple(among))
 
 
 def crossover(seen: Crossover) -> Shown:
@@ -145,12 +149,12 @@ def crossover_alt(seen: Crossover) -> str:
     """One sentence that says what the map shows."""
     shares = seen.names.stack().value_counts(normalize=True)
     share = ", ".join(f"{name} in {float(shares.get(name, 0)):.0%}" for name in seen.among)
-    even = seen.even[min(RATES, key=lambda rate: abs(math.log(rate / _rate(seen.network))))]
+    even = seen.here
     beats = "the split is slower than local at any round trip" if even is None else (
         f"the split beats local below a round trip of {even:.2g} ms" if even < 99.5 else
         f"the split beats local below a round trip of {even:,.0f} ms"
     )  # fmt: skip
     return (
         f"Fastest by round trip and rate: {share} of the map; on this network ({seen.network.rtt_ms:g} ms, "
-        f"{_rate(seen.network):g} Mbit/s up) {seen.now}; {beats} at about this rate."
+        f"{_rate(seen.network):g} Mbit/s up) {seen.now}; {beats} at this rate."
     )

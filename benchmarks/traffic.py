@@ -5,6 +5,8 @@ With P prompt and N new tokens a cache sends P + N - 1 vectors; without one, ste
 
 from __future__ import annotations
 
+import math
+
 import common
 import torch
 
@@ -29,10 +31,15 @@ def measured(model: object, policy: str, p: int, lengths: list[int]) -> dict[int
     return found
 
 
+def cut(share: float) -> str:
+    """Percent with two digits, the rest cut off: a share just below 99 % is not 99 %."""
+    return f"{math.floor(share * 1e4) / 100:.2f}%"
+
+
 def render(r: dict) -> str:
     """The result as Markdown."""
     rows = [
-        [x["prompt"], x["new"], f"{x['none'][0]:,}", f"{x['kv'][0]:,}", f"{x['saving']:.2%}", f"{x['formula']:.2%}"]
+        [x["prompt"], x["new"], f"{x['none'][0]:,}", f"{x['kv'][0]:,}", cut(x["saving"]), cut(x["formula"])]
         for x in r["rows"]
     ]
     measured = {x["prompt"] for x in r["rows"]}

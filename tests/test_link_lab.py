@@ -121,7 +121,7 @@ def test_measuring_here_replaces_the_times_and_says_so(toy):
     panel.measure_button.click()
     panel.wait()
     assert status(panel) == "Done." and panel.latency.width == 64 and totals(panel)[0] < before[0]
-    assert "Times of smollm2, measured on this machine" in panel.output.value
+    assert "Times of toy-llama, measured on this machine" in panel.output.value
 
 
 def test_progress_is_shown_and_cancel_stops_between_tokens(panel):

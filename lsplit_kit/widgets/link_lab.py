@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import textwrap
-from dataclasses import replace
 from typing import Any
 
 import ipywidgets as W
@@ -218,8 +217,7 @@ class LinkLab(W.VBox):
             self.worker.step(done, of, "Measuring short replies")
 
         with self._split(Network(rtt_ms=50)) as lm:  # a round trip shows how often a session is opened
-            found = latency_model(lm, prompts=(8, 32, 96), new_tokens=6, repeats=2, report=round_of)
-        self.latency = replace(found, name=self.latency.name)
+            self.latency = latency_model(lm, prompts=(8, 32, 96), new_tokens=6, repeats=2, report=round_of)
         self._render()
         return link_alt(self.seen)
 

@@ -14,6 +14,7 @@ from transformers.generation.candidate_generator import CandidateGenerator
 
 from ..card import Card
 from ..errors import UnsupportedModel, UnsupportedOption
+from ..wire.emulated import EmulatedLink
 from ..wire.link import Link
 from ..wire.message import Exchange, Sent
 from ..wire.tap import Where
@@ -254,7 +255,7 @@ class Run(CandidateGenerator):
 
 def clock_of(link: Link) -> Callable[[], float]:
     """Seconds as this link counts them: its own clock's where it has one, else the machine's."""
-    return getattr(link, "so_far", time.perf_counter)
+    return (lambda: link.moment) if isinstance(link, EmulatedLink) else time.perf_counter
 
 
 def facts_of_split(lm: Any) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class _Own(InProcess):
         if not isinstance(out, Tensor) or out.shape != new.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise UnsupportedOption(f"step must return outputs of the shape {tuple(new.shape)}, got {got}.")
+        out = out[:, -step.keep :] if step.keep else out  # the learner's answer is whole, what comes down need not be
         return Exchange(form.encode(out).payload, 0, 0)
 
 

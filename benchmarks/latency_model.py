@@ -89,7 +89,7 @@ def main() -> None:
     """Measure, predict and report."""
     args = common.options(__doc__).parse_args()
     common.one_thread()
-    rounds, networks = (1, NETWORKS[:2]) if args.quick else (5, NETWORKS)
+    rounds, networks = (1, NETWORKS[:2]) if args.quick else (3, NETWORKS)
     rows: list[dict[str, Any]] = []
     whole = lk.load("smollm2")[0]
     for (head, tail), codec in TEXT[: 1 if args.quick else None]:

@@ -22,6 +22,8 @@ NAMES = (
     "text_rate",
     "codec_speed",
     "deployments",
+    "latency_model",
+    "emulated_link",
     "emoji_quality",
 )
 TITLES = {
@@ -34,6 +36,8 @@ TITLES = {
     "text_rate": "Bits of hidden vectors",
     "codec_speed": "Speed of the codecs",
     "deployments": "Local, cloud-only or split",
+    "latency_model": "Predicted and measured time",
+    "emulated_link": "Emulated links",
     "emoji_quality": "The shipped picture model",
     "round_trips_pictures": "Round trips of pictures",
 }

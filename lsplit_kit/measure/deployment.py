@@ -7,7 +7,6 @@ network's share is arithmetic.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ..split.prompt import encode
 from ..split.whole_client import picture, reply
 from ..split.whole_options import TEXT, checked, for_generate
 from ..split.whole_picture import draw, picture_options, quiet
-from ..wire.emulated import EmulatedLink, Timed, Trip
+from ..wire.emulated import EmulatedLink, Timed, Trip, computing
 from ..wire.message import Open
 
 if TYPE_CHECKING:
@@ -146,8 +145,8 @@ class Deployment(Card):
     def _clock(self) -> Iterator[tuple[Callable[[], Stamp], Timed]]:
         """(the stamp of this moment, the link's account) of a block whose computing counts."""
         if self.link is None:
-            began = time.perf_counter()
-            yield lambda: Stamp((time.perf_counter() - began) / self.speeds.local, 0.0), Timed(*self.speeds)
+            began = computing()
+            yield lambda: Stamp((computing() - began) / self.speeds.local, 0.0), Timed(*self.speeds)
             return
         link = self.link
         link.ended, link.before = None, 0.0

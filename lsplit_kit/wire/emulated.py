@@ -22,6 +22,7 @@ from .message import Exchange, Open
 from .network import Network, network
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
+computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
 OVERHEAD = 34  # bytes of a step's frame beside its payload, where its size has to be guessed before it is sent
 
 
@@ -78,8 +79,8 @@ class EmulatedLink(Card):
         self.up, self.down = self.network.lines(seed)
         self._now, self._began = 0.0, time.perf_counter()
         self._host_free = self._left = 0.0
-        alone = isinstance(inner, InProcess) and not realtime and sys.platform != "win32"  # whose clock is too coarse
-        self.tick = time.process_time if alone else time.perf_counter  # what computing is measured with
+        alone = isinstance(inner, InProcess) and not realtime
+        self.tick = computing if alone else time.perf_counter  # what computing is measured with
         self._timed: Timed | None = None
         self.last: Trip | None = None  # of the answer that came last
         self._answers: deque[tuple[Any, ...]] = deque()

@@ -37,6 +37,7 @@ def run_of(deployed: object, outcome: object, opened: list) -> dict:
         "before": outcome.before,
         "after": list(outcome.after),
         "open": opened[:2],
+        "ahead": deployed.where == "split" and deployed.model.remote.policy == "lockstep",  # steps sent together
     }
 
 
@@ -48,7 +49,7 @@ def replay(run: dict, network: Network, local_speed: float, host_speed: float, s
     now = free = down.carry(up.carry(now, run["open"][0]), run["open"][1])
     answers: list[float] = []
     for local, host, frame_up, frame_down in run["trips"]:
-        if run["where"] == "split" and answers:  # the next vector is made of the last one's answer
+        if run["where"] == "split" and answers and not run["ahead"]:  # the next vector is made of the last one's answer
             now = answers[-1]
         now += local / local_speed
         free = max(up.carry(now, frame_up), free) + host / host_speed
@@ -79,7 +80,7 @@ def crossings(split: list[dict], local: list[dict], speeds: tuple[float, float])
     for run in split:
         computing = run["before"] + sum(t[0] for t in run["trips"]) + run["after"][-1]
         spare.append(alone - computing / local_speed - sum(t[1] for t in run["trips"]) / host_speed)
-        trips.append(len(run["trips"]) + 1)
+        trips.append((1 if run["ahead"] else len(run["trips"])) + 1)
         size.append(sum(run["open"]) + sum(t[2] + t[3] for t in run["trips"]))
     left, count, bytes_ = (statistics.median(values) for values in (spare, trips, size))
     most = {rate: (left - bytes_ * 8e-6 / rate) / count * 1000 for rate in RATES}

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import common
 import numpy as np
+import shipped_curves
 import torch
 from tqdm import tqdm
 
 import lsplit_kit as lk
 from lsplit_kit.measure import picture_quality
-from lsplit_kit.quantization import entropy
 from lsplit_kit.quantization.auto import AUTO, About
 from lsplit_kit.wire.message import MODES
 
@@ -162,41 +162,6 @@ def every_way(pipe: Any, prompts: list[str], steps: int, part: Path, hello: int)
     return [row | {f"{n}_saved": round(1 - row[n] / rows[0][n], 4) for n in ("down", "all")} for row in rows]
 
 
-def numbers_down(pipe: Any, prompts: list[str], steps: int) -> np.ndarray:
-    """Whole numbers [pictures, steps, values] that auto:image's range coder gets of what comes down."""
-    split, found, fit = (
-        lk.split(pipe, mode="lockstep", codec=("fp32", "auto:image"), body="loopback"),
-        [],
-        entropy.fitted,
-    )
-    entropy.fitted = lambda numbers, low, high: (found.append(numbers.copy()), fit(numbers, low, high))[1]
-    try:
-        for seed, prompt in enumerate(tqdm(prompts, desc=f"numbers of {steps} steps")):
-            picture(split, prompt, seed, steps)
-    finally:
-        entropy.fitted = fit
-    return np.stack(found).reshape(len(prompts), steps, -1)
-
-
-def shipped_curve(pipe: Any, prompts: list[str], steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Bytes a picture with each tensor's own curve, and with curves made of other pictures that need not cross."""
-    half = len(prompts) // 2
-    numbers = numbers_down(pipe, prompts, steps)
-    known, ours = numbers[:half], numbers[half:]
-    own = sum(len(entropy.Ans().pack(x)) for x in ours.reshape(-1, ours.shape[-1])) / len(ours)
-    costs = {}
-    for name, groups in {"step": [known[:, k] for k in range(steps)], "one": [known] * steps}.items():
-        costs[name] = 0.0
-        for k, group in enumerate(groups):
-            low, high = int(numbers.min()) - 8, int(numbers.max()) + 8  # as wide as any picture here needs
-            bits = -np.log2(entropy.model_of(entropy.fitted(group.ravel(), low, high))[1])
-            costs[name] += sum(4 * math.ceil(bits[x - low].sum() / 32) for x in ours[:, k]) / len(ours)
-    mine = [row for row in rows if (row["steps"], row["mode"], row["guidance"]) == (steps, "lockstep", "host")]
-    all_ = {row["asked"]: row["all"] for row in mine if row["asked"] or (row["up"], row["codec"]) == ("fp32", "fp32")}
-    return {"steps": steps, "pictures": len(ours), "own": round(own), **{k: round(v) for k, v in costs.items()},
-            "all": all_["auto:image"], "fp32": all_[None]}  # fmt: skip
-
-
 def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each number of steps and each goal (what, saving, PSNR): the row that comes nearest."""
     found = []
@@ -255,19 +220,7 @@ def render(r: dict[str, Any]) -> str:
         [x["steps"], x["asked"] or "FP32", *(f"{x['parts'][part]:,}" for part in PARTS), f"{x['all']:,.0f}"]
         for x in shown
     ]))  # fmt: skip
-    parts.append(
-        "Would a shipped curve help? Bytes a picture that the range coder makes of the noise, auto:image, guided at "
-        "the host: with a curve for each tensor, which crosses; with one for each time step, or one for all, made of "
-        "other prompts' pictures and shipped. The gain is of the better one: in bytes, as a share of all that crosses, "
-        "and in percentage points of what crosses in FP32."
-    )
-    lines = []
-    for c in r["curve"]:
-        gain = c["own"] - min(c["step"], c["one"])
-        lines.append([c["steps"], c["pictures"], c["own"], c["step"], c["one"], gain, f"{gain / c['all']:.2%}",
-                      f"{100 * gain / c['fp32']:.2f}"])  # fmt: skip
-    head = ["steps", "pictures", "own curves", "curve a step", "one curve", "gain", "of all", "points of FP32"]
-    parts.append(common.table(head, lines))
+    parts.append(shipped_curves.render(r["curve"]))
     worst = 20 * math.log10(math.hypot(GUIDANCE - 1, GUIDANCE))
     parts.append(
         "Rounded after guidance / before it, lockstep, FP32 up. Guidance at scale s is without + s (with - without): "
@@ -292,9 +245,15 @@ def main() -> None:
     prompts = mixed(every, args.quick)
     pipe = lk.load(args.model)
     pipe.set_progress_bar_config(disable=True)
+
+    def curves(rows: list[dict[str, Any]], lengths: list[int]) -> list[dict[str, Any]]:
+        return [shipped_curves.measure(pipe, prompts[:CURVES], steps, rows, picture) for steps in lengths]
+
     if args.curve:
         kept = json.loads((common.RESULTS / "rate_distortion.json").read_text("utf-8"))
-        kept["curve"] = [shipped_curve(pipe, prompts[:CURVES], steps, kept["pictures"]) for steps in args.steps]
+        kept["curve"] = [
+            shipped_curves.measure(pipe, prompts[:CURVES], steps, kept["pictures"], picture) for steps in args.steps
+        ]
         common.finish("rate_distortion", args, {k: v for k, v in kept.items() if k not in ABOUT_RUN}, render(kept))
         return
     gauss = [torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(4)]
@@ -314,7 +273,7 @@ def main() -> None:
             f"Predicted noise of `{args.model}`, 1,024 values a tensor": [rate(spec, noise) for spec in NOISE],
         },
         "pictures": rows, "goals": goals(rows),
-        "curve": [shipped_curve(pipe, prompts[:CURVES], steps, rows) for steps in sorted({r["steps"] for r in rows})],
+        "curve": curves(rows, sorted({r["steps"] for r in rows})),
     }  # fmt: skip
     common.finish("rate_distortion", args, result, render(result))
     part.unlink()

@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "home",
     "card",
+    "data",
     "quantization",
     "cache",
     "wire",

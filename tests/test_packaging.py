@@ -128,10 +128,10 @@ def test_the_wheel_holds_every_module_and_the_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lsplit_kit").rglob("*.py")}
     assert modules <= names
-    shipped = {
-        str(p.relative_to(ROOT)) for p in (ROOT / "lsplit_kit" / "models" / "emoji_ldm").rglob("*") if p.is_file()
-    }
-    assert len(shipped) >= 12 and shipped <= names
+    for folder, at_least in (("models/emoji_ldm", 12), ("data", 8)):
+        files = [p for p in (ROOT / "lsplit_kit" / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        shipped = {str(p.relative_to(ROOT)) for p in files}
+        assert len(shipped) >= at_least and shipped <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
 

@@ -25,6 +25,7 @@ ALL = [prompt.text for prompt in data.prompts()]
 # The 99.9 % points of chi-squared by degrees of freedom; seeds fix the draws, so these hold always or never.
 CHI2 = {9: 27.9, 31: 61.1, 127: 181.9}
 SECRETS = ["9485", "7983", "9044", "Yselda", "Nalvina", "Brisea", "5QZC4U", "592R9E", "N4PKUK"]
+CALIBRATING = {"augassign", "callable-types", "comparisons", "debugger", "imaginary", "in", "lambda", "truth"}
 
 
 def grams(text, size):
@@ -145,13 +146,6 @@ def test_a_seed_gives_the_same_canaries_everywhere():
     assert data.canaries("code", 10, seed=1) != data.canaries("code", 10, seed=2)
 
 
-def test_secrets_of_two_kinds_are_independent():
-    """With one stream for all kinds the same seed would draw the same share of each list."""
-    pins = [int(c.secret) / data.space("pin") for c in data.canaries("pin", 200, seed=4)]
-    places = [data.names().index(c.secret) / 128 for c in data.canaries("name", 200, seed=4)]
-    assert sum(abs(a - b) < 0.02 for a, b in zip(pins, places, strict=True)) < 20
-
-
 def uneven(values, cells):
     """Chi-squared against equal counts in every cell."""
     counts, expected = Counter(values), len(values) / cells
@@ -215,10 +209,12 @@ def test_a_tenth_calibrates_and_the_rest_fits():
     assert 0.05 < sum(len(t.text) for t in calibrate) / sum(len(t.text) for t in both) < 0.15
 
 
-def test_a_topic_stays_in_its_part_when_python_gets_a_new_one():
-    names = set(texts_of_python)
-    for new in ("async-generators", "zebra", "lazy-imports"):
-        assert len(calibrating(names) - calibrating(names | {new})) <= 1
+def test_the_calibrating_tenth_is_the_same_on_every_python():
+    # The names are those of Python 3.11 to 3.13; a new one may push out the last of the tenth and no other.
+    names = {topic.name for topic in data.topics()}
+    assert calibrating(names) == CALIBRATING
+    for new in ("async-generators", "zebra", "lazy-imports", "match"):
+        assert len(CALIBRATING - calibrating(names | {new})) <= 1
 
 
 def test_a_python_without_topics_says_so(monkeypatch):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter, defaultdict
 from itertools import combinations
 from math import log2
@@ -11,6 +12,7 @@ from pydoc_data.topics import topics as texts_of_python
 
 import describe_data
 import pytest
+import yaml
 from describe_data import words
 
 from lsplit_kit import data
@@ -259,6 +261,13 @@ def test_the_numbers_of_the_card_are_those_of_the_texts():
     card = describe_data.CARD.read_text("utf-8")
     assert describe_data.described(card) == card, "run python scripts/describe_data.py"
     assert describe_data.described(card.replace("| 300 |", "| 301 |")) == card != card.replace("| 300 |", "| 301 |")
+
+
+def test_the_head_of_the_card_has_the_kit_s_licence():
+    head = yaml.safe_load(describe_data.CARD.read_text("utf-8").split("---\n")[1])
+    project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert head["license"] == project["license"].lower()
+    assert len(set(head["language"])) == len(head["language"]) == 12
 
 
 def test_the_card_names_every_domain_kind_and_split():

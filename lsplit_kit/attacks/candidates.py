@@ -1,0 +1,77 @@
+"""What posteriors say of the true tokens, and how many candidates they leave, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedOption
+
+_FIRST = 256  # candidates that are sorted of every row; the whole vocabulary only where these do not reach the mass
+
+
+class Read(NamedTuple):
+    """What a posterior says of the true tokens, each [N]: natural-log probability, rank, and mass.
+
+    rank: how many tokens are at least as likely as the truth, itself included (1 is best, ties count against the
+    attack). mass: the probability of those tokens together.
+    """
+
+    log_prob: np.ndarray
+    rank: np.ndarray
+    mass: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the truth alone was the best guess, bool [N]."""
+        return self.rank == 1
+
+
+def read(log_probs: Iterable[Tensor], truth: Tensor | np.ndarray) -> Read:
+    """What log probabilities [n, V], chunk by chunk, say of the true tokens [N]; raises UnsupportedOption."""
+    tokens, parts, start = torch.as_tensor(truth).long(), [], 0
+    for chunk in log_probs:
+        ids = tokens[start : (start := start + len(chunk))]
+        if len(ids) < len(chunk):
+            break
+        true = chunk.gather(1, ids[:, None])
+        above = chunk >= true
+        mass = chunk.exp().mul_(above).sum(1, dtype=torch.float64).clamp_(max=1)
+        parts.append((true[:, 0].double().numpy(), above.sum(1).numpy(), mass.numpy()))
+    if not parts or start != len(tokens):
+        raise UnsupportedOption(f"There are {len(tokens)} true tokens for {start} or more rows of probabilities.")
+    return Read(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def set_sizes(log_probs: Iterable[Tensor], threshold: float) -> np.ndarray:
+    """How many tokens of each row are candidates, int [N]: those whose mass is at most the threshold, and the best one.
+
+    A token's mass is the probability of all tokens at least as likely as it. An infinite threshold (too little
+    calibration text) leaves the whole vocabulary.
+    """
+    return np.concatenate([_sizes(chunk.numpy(), threshold) for chunk in log_probs])
+
+
+def _sizes(chunk: np.ndarray, threshold: float) -> np.ndarray:
+    vocabulary = chunk.shape[1]
+    if threshold >= 1:
+        return np.full(len(chunk), vocabulary)
+    narrow = min(_FIRST, vocabulary)
+    sizes = _within(np.partition(chunk, vocabulary - narrow)[:, vocabulary - narrow :], threshold)
+    # One row at a time: sorting is most of the work, and a chunk in fp64 would be most of the memory.
+    for row in np.flatnonzero(sizes < 0):
+        sizes[row] = _within(chunk[row : row + 1], threshold)[0]
+    return np.where(sizes < 0, vocabulary, sizes)
+
+
+def _within(log_probs: np.ndarray, threshold: float) -> np.ndarray:
+    """How many of the values of each row have a mass within the threshold, at least 1; -1 where all have."""
+    falling = np.sort(log_probs, 1)[:, ::-1]
+    over = np.exp(falling, dtype=np.float64).cumsum(1) > threshold
+    # The first value that is too much, and all that are equal to it, are no candidates.
+    first = np.take_along_axis(falling, over.argmax(1)[:, None], 1)
+    return np.where(over.any(1), (falling > first).sum(1).clip(min=1), -1)

@@ -38,13 +38,20 @@ def read(log_probs: Iterable[Tensor], truth: Tensor | np.ndarray) -> Read:
         ids = tokens[start : (start := start + len(chunk))]
         if len(ids) < len(chunk):
             break
-        true = chunk.gather(1, ids[:, None])
+        true = of_truth(chunk, ids)[:, None]
         above = chunk >= true
         mass = chunk.exp().mul_(above).sum(1, dtype=torch.float64).clamp_(max=1)
         parts.append((true[:, 0].double().numpy(), above.sum(1).numpy(), mass.numpy()))
     if not parts or start != len(tokens):
         raise UnsupportedOption(f"There are {len(tokens)} true tokens for {start} or more rows of probabilities.")
     return Read(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def of_truth(chunk: Tensor, ids: Tensor) -> Tensor:
+    """The value [n] that each row of a chunk [n, V] has for its true token; raises UnsupportedOption."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < chunk.shape[1]:
+        raise UnsupportedOption(f"A true token lies outside the vocabulary of {chunk.shape[1]}.")
+    return chunk.gather(1, ids[:, None])[:, 0]
 
 
 def set_sizes(log_probs: Iterable[Tensor], threshold: float) -> np.ndarray:

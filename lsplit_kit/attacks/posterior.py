@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOption
-from .candidates import Read, read
+from .candidates import Read, of_truth, read
 
 # tau = 0 with weight 1 is the prior itself. An attack may always ignore the wire ("optional ignorance", arXiv
 # 2002.10689), so a wire that says nothing reads 0 bits and not fewer.
@@ -82,7 +82,7 @@ def fit_posterior(
         ids = tokens[start : (start := start + len(chunk))]
         if len(ids) < len(chunk):
             break
-        true, scaled = chunk.gather(1, ids[:, None])[:, 0].double(), torch.empty_like(chunk)
+        true, scaled = of_truth(chunk, ids).double(), torch.empty_like(chunk)
         of_tau = []
         for tau in taus:
             sums = powers @ torch.mul(chunk, tau, out=scaled).clamp_(min=_LEAST).exp_().T

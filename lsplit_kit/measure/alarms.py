@@ -18,7 +18,7 @@ from .resample import RESAMPLES
 
 ERRORS = 2.0  # standard errors that chance is given
 NEARLY_ALL = 0.98  # share of H0 that is read where the wire is the embedding itself
-_ROUNDING = 1e-9
+_ROUNDING = 1e-4  # bits: posteriors are computed in fp32
 
 
 @dataclass(frozen=True, repr=False)

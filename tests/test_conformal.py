@@ -8,7 +8,7 @@ import torch
 
 from lsplit_kit.attacks.candidates import read, set_sizes
 from lsplit_kit.errors import UnsupportedOption
-from lsplit_kit.measure.conformal import candidate_set, conformal_threshold
+from lsplit_kit.measure.conformal import candidate_set, conformal_threshold, mass_ahead
 
 VOCABULARY = 40
 
@@ -21,14 +21,18 @@ def posteriors(rng, tokens, sure=1.0, noise=1.0):
     return (sure * scores).log_softmax(1).float(), truth
 
 
+def ahead(got):
+    return mass_ahead(got.mass, got.log_prob, got.rank)
+
+
 def measured(sure=1.0, noise=1.0):
     """Calibrated on one text, measured on another that is as noisy, or noisier."""
     rng = np.random.default_rng(0)
     log_probs, truth = posteriors(rng, 2000, sure)
-    threshold = conformal_threshold(read([log_probs], truth).mass)
+    threshold = conformal_threshold(ahead(read([log_probs], truth)))
     log_probs, truth = posteriors(rng, 6000, sure, noise)
-    got = read([log_probs], truth)
-    return candidate_set(got.mass, got.rank, set_sizes([log_probs], threshold), np.arange(6000) // 20, threshold)
+    sizes = set_sizes([log_probs], threshold)
+    return candidate_set(ahead(read([log_probs], truth)), sizes, np.arange(6000) // 20, threshold)
 
 
 @pytest.mark.parametrize("sure", [1.0, 6.0, 0.1])
@@ -53,26 +57,58 @@ def test_over_many_calibrations_coverage_is_what_was_asked_for():
     assert np.mean(hits) == pytest.approx(0.95, abs=0.005)  # the 95th of 100
 
 
-def test_a_set_is_as_large_as_its_truth_is_far_down():
-    """Every token within the threshold is a candidate: the truth is held where its rank is at most the size."""
+@pytest.mark.parametrize("own", [False, True])
+def test_the_truth_is_held_where_its_rank_is_at_most_the_size(own):
     log_probs, truth = posteriors(np.random.default_rng(0), 1000)
     got = read([log_probs], truth)
-    sizes = set_sizes([log_probs], 0.9)
-    found = candidate_set(got.mass, got.rank, sizes, np.arange(1000), 0.9)
+    sizes = set_sizes([log_probs], 0.9, own)
+    found = candidate_set(got.mass if own else ahead(got), sizes, np.arange(1000), 0.9)
     assert found.coverage == (got.rank <= sizes).mean()
     assert (found.median, found.mean) == (np.median(sizes), sizes.mean())
 
 
+def test_an_attack_that_is_nearly_always_right_and_sure_leaves_one_candidate():
+    """Of a hundred tokens four are read wrong, with the truth in third place; all are as sure as can be."""
+    row = torch.tensor([0.97, 0.02, 0.01]).log()
+    log_probs, truth = row.repeat(100, 1), np.where(np.arange(100) < 4, 2, 0)
+    got = read([log_probs], truth)
+    threshold = conformal_threshold(ahead(got))
+    found = candidate_set(ahead(got), set_sizes([log_probs], threshold), np.arange(100), threshold)
+    assert threshold < 1e-5 and (found.median, found.mean, found.coverage) == (1, 1, 0.96)
+
+
+def test_own_probability_in_the_mass_makes_sets_of_unsure_tokens_large():
+    """Nine tokens in ten are read surely and rightly, the tenth is one of two; there are forty."""
+    sure, unsure = torch.full((VOCABULARY,), 2e-5), torch.full((VOCABULARY,), 0.1 / 38)
+    sure[0] = 1 - 2e-5 * (VOCABULARY - 1)
+    unsure[:2] = torch.tensor([0.46, 0.44])
+    log_probs = torch.stack([sure] * 9 + [unsure]).repeat(50, 1).log()
+    truth = np.tile([0] * 9 + [1], 50)
+    got = read([log_probs], truth)
+    sizes = {}
+    for own, mass in ((False, ahead(got)), (True, got.mass)):
+        threshold = conformal_threshold(mass)
+        sizes[own] = set_sizes([log_probs], threshold, own)
+        assert candidate_set(mass, sizes[own], np.arange(500), threshold).coverage >= 0.95
+    assert sizes[False].max() == 2 and sizes[True].max() == VOCABULARY - 1
+
+
 def test_the_threshold_is_a_rank():
     masses = np.arange(1, 100) / 100
-    assert conformal_threshold(masses[::-1]) == 0.95
-    assert conformal_threshold(masses, 0.5) == 0.5
-    assert conformal_threshold(masses[:19]) == 0.19 and conformal_threshold(masses[:18]) == math.inf
+    assert conformal_threshold(masses[::-1]) == pytest.approx(0.95, abs=1e-5)
+    assert conformal_threshold(masses, 0.5) == pytest.approx(0.5, abs=1e-5)
+    assert conformal_threshold(masses[:19]) == pytest.approx(0.19, abs=1e-5)
+    assert conformal_threshold(masses[:18]) == math.inf
 
 
-def test_the_best_guess_is_a_candidate_however_sure_it_is():
-    found = candidate_set([0.999, 0.9999], [1, 2], [1, 1], [0, 1], 0.99)
-    assert found.coverage == 0.5
+def test_ahead_of_a_best_guess_is_exactly_nothing():
+    log_probs, truth = posteriors(np.random.default_rng(0), 1000)
+    got = read([log_probs], truth)
+    mass = ahead(got)
+    assert ((mass == 0) == got.right).all() and 0 < got.right.mean() < 1
+    chances = log_probs.double().exp().numpy()
+    others = np.where(chances > chances[np.arange(1000), truth][:, None], chances, 0).sum(1)
+    assert mass == pytest.approx(others, abs=1e-6)
 
 
 def test_what_is_printed_names_tokens_and_documents():
@@ -86,8 +122,9 @@ def test_what_is_printed_names_tokens_and_documents():
         (lambda: conformal_threshold([]), "one number for each token"),
         (lambda: conformal_threshold([1.2]), "from 0 to 1"),
         (lambda: conformal_threshold([0.5], 1.0), "level lies between"),
-        (lambda: candidate_set([0.5], [1], [1, 1], [0], 0.9), "1 masses, 1 ranks, 2 sizes"),
-        (lambda: candidate_set([0.5], [1], [1], [0, 1], 0.9), "1 tokens"),
+        (lambda: candidate_set([0.5], [1, 1], [0], 0.9), "1 masses and 2 sizes"),
+        (lambda: candidate_set([0.5], [1], [0, 1], 0.9), "1 tokens"),
+        (lambda: mass_ahead([0.5], [-1.0], [1, 2]), "1 masses, 1, and 2 ranks"),
     ],
 )
 def test_mistakes_get_a_sentence(call, said):

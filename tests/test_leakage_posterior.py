@@ -130,20 +130,22 @@ def test_rank_and_mass_count_what_is_at_least_as_likely():
 
 def test_sets_hold_the_tokens_whose_mass_is_within_the_threshold():
     rows = [table([0.5, 0.3, 0.15, 0.05], [0.97, 0.01, 0.01, 0.01]), table([0.4, 0.2, 0.2, 0.2])]
-    assert set_sizes(rows, 0.9).tolist() == [2, 1, 1]
-    assert set_sizes(rows, 0.96).tolist() == [3, 1, 1]
-    assert set_sizes(rows, math.inf).tolist() == [4, 4, 4]
+    assert set_sizes(rows, 0.6).tolist() == [2, 1, 1] and set_sizes(rows, 0).tolist() == [1, 1, 1]
+    assert set_sizes(rows, 0.9).tolist() == [3, 1, 4] and set_sizes(rows, 0.995).tolist() == [4, 4, 4]
+    assert set_sizes(rows, 0.9, own=True).tolist() == [2, 0, 1] and set_sizes(rows, 0.96, own=True)[0] == 3
+    assert set_sizes(rows, math.inf).tolist() == set_sizes(rows, math.inf, own=True).tolist() == [4, 4, 4]
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(("tau", "wide"), [(0.01, True), (0.3, False)])
-def test_sizes_are_a_count_over_the_vocabulary(given, tau, wide):
+def test_sizes_are_a_count_over_the_vocabulary(given, tau, wide, own):
     scores, log_prior = given[0][:50], given[1]
     posterior = Posterior(tau, 0.01)
     probabilities = torch.cat(list(posterior.log_probs(scores, log_prior))).double().exp().numpy()
     above = probabilities[:, None, :] >= probabilities[:, :, None]
-    mass = np.where(above, probabilities[:, None, :], 0).sum(2)
-    sizes = set_sizes(posterior.log_probs(scores, log_prior), 0.95)
-    assert (sizes == np.maximum((mass <= 0.95).sum(1), 1)).all()
+    mass = np.where(above, probabilities[:, None, :], 0).sum(2) - (0 if own else probabilities)
+    sizes = set_sizes(posterior.log_probs(scores, log_prior), 0.95, own)
+    assert (sizes == (mass <= 0.95).sum(1)).all()
     assert (sizes.max() > 256) == wide  # wider than what is sorted at first, or narrower
 
 

@@ -54,31 +54,32 @@ def of_truth(chunk: Tensor, ids: Tensor) -> Tensor:
     return chunk.gather(1, ids[:, None])[:, 0]
 
 
-def set_sizes(log_probs: Iterable[Tensor], threshold: float) -> np.ndarray:
-    """How many tokens of each row are candidates, int [N]: those whose mass is at most the threshold, and the best one.
+def set_sizes(log_probs: Iterable[Tensor], threshold: float, own: bool = False) -> np.ndarray:
+    """How many tokens of each row are candidates, int [N]: those whose mass is at most the threshold.
 
-    A token's mass is the probability of all tokens at least as likely as it. An infinite threshold (too little
-    calibration text) leaves the whole vocabulary.
+    A token's mass is the probability of the other tokens that are at least as likely; with `own` its own probability
+    is added, as in `Read.mass`. An infinite threshold (too little calibration text) leaves the whole vocabulary.
     """
-    return np.concatenate([_sizes(chunk.numpy(), threshold) for chunk in log_probs])
+    return np.concatenate([_sizes(chunk.numpy(), threshold, own) for chunk in log_probs])
 
 
-def _sizes(chunk: np.ndarray, threshold: float) -> np.ndarray:
+def _sizes(chunk: np.ndarray, threshold: float, own: bool) -> np.ndarray:
     vocabulary = chunk.shape[1]
     if threshold >= 1:
         return np.full(len(chunk), vocabulary)
     narrow = min(_FIRST, vocabulary)
-    sizes = _within(np.partition(chunk, vocabulary - narrow)[:, vocabulary - narrow :], threshold)
+    sizes = _within(np.partition(chunk, vocabulary - narrow)[:, vocabulary - narrow :], threshold, own)
     # One row at a time: sorting is most of the work, and a chunk in fp64 would be most of the memory.
     for row in np.flatnonzero(sizes < 0):
-        sizes[row] = _within(chunk[row : row + 1], threshold)[0]
+        sizes[row] = _within(chunk[row : row + 1], threshold, own)[0]
     return np.where(sizes < 0, vocabulary, sizes)
 
 
-def _within(log_probs: np.ndarray, threshold: float) -> np.ndarray:
-    """How many of the values of each row have a mass within the threshold, at least 1; -1 where all have."""
+def _within(log_probs: np.ndarray, threshold: float, own: bool) -> np.ndarray:
+    """How many of the values of each row have a mass within the threshold; -1 where all have."""
     falling = np.sort(log_probs, 1)[:, ::-1]
-    over = np.exp(falling, dtype=np.float64).cumsum(1) > threshold
+    chances = np.exp(falling, dtype=np.float64)
+    over = chances.cumsum(1) - (0 if own else chances) > threshold
     # The first value that is too much, and all that are equal to it, are no candidates.
     first = np.take_along_axis(falling, over.argmax(1)[:, None], 1)
-    return np.where(over.any(1), (falling > first).sum(1).clip(min=1), -1)
+    return np.where(over.any(1), (falling > first).sum(1), -1)

@@ -25,7 +25,7 @@ from .candidates import Read, of_truth, read
 TAUS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 EPSILONS = (1e-3, 0.01, 0.03, 0.1)
 WEIGHTS = (1.0, 0.5, 0.25, 0.0)
-ROWS = 128  # of 49,152 floats: 25 MB, and a few such at a time
+ROWS = 64  # of 49,152 floats: 13 MB, and a few such at a time
 _LEAST = -60.0  # below the best token no probability is followed further: e^-60, and fp32 gets slow at e^-87
 _FARTHEST = -1e30  # stands for minus infinity, which times tau = 0 would be no number
 
@@ -113,9 +113,8 @@ def _prior(log_prior: Rows) -> Tensor:
 
 def _chunks(scores: Rows | Iterable[Rows], prior: Tensor, rows: int) -> Iterator[Tensor]:
     """Copies of the scores, fp32 [n, V], each row's best possible token at 0; raises UnsupportedOption."""
-    whole = scores if isinstance(scores, (Tensor, np.ndarray)) else None
-    parts = scores if whole is None else (whole[i : i + rows] for i in range(0, len(whole), rows))
-    for part in parts:
+    wholes = (scores,) if isinstance(scores, (Tensor, np.ndarray)) else scores
+    for part in (whole[i : i + rows] for whole in wholes for i in range(0, len(whole), rows)):
         chunk = torch.as_tensor(part)
         if chunk.ndim != 2 or chunk.shape[1] != len(prior):
             raise UnsupportedOption(f"scores take [tokens, {len(prior)}] as the prior does, got {tuple(chunk.shape)}.")

@@ -1,9 +1,12 @@
 """Candidate sets that hold the true token 95 times in 100: the size of what an attack leaves open.
 
-Split conformal prediction: a token's mass is the posterior probability of all tokens at least as likely as it, the
-threshold a quantile of the true tokens' masses on calibration documents. Where test tokens are exchangeable with those,
-the sets hold the truth at least as often as asked for, whatever the posterior is worth. Whether they did is counted: a
-coverage below what was asked for says that the texts differ.
+Split conformal prediction: a token's mass is the posterior probability of the other tokens that are at least as likely,
+the threshold a quantile of the true tokens' masses on calibration documents. Where test tokens are exchangeable with
+those, the sets hold the truth at least as often as asked for, whatever the posterior is worth. Whether they did is
+counted: a coverage below what was asked for says that the texts differ.
+
+Why the others, and not the token's own probability as well: a best guess that is sure of itself would have a mass near
+1, set the threshold there, and fill the sets of all unsure tokens with hundreds of candidates that are no use to cover.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from numpy.typing import ArrayLike
 
 from ..card import Card
 from ..errors import UnsupportedOption
-from .resample import LEVEL, RESAMPLES, Interval, mean_by_document, spread, vector
+from .resample import LEVEL, RESAMPLES, Interval, log_probs, mean_by_document, spread, vector
+
+_ROUNDING = 1e-6  # sums of fp32 probabilities: equal masses are on the same side of a threshold
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +52,19 @@ class CandidateSet(Card):
         }
 
 
+def mass_ahead(mass: ArrayLike, log_prob: ArrayLike, rank: ArrayLike) -> np.ndarray:
+    """The probability [N] of the other tokens at least as likely as the truth, of what `attacks.candidates.read` says.
+
+    mass: with the truth's own probability, whose natural logarithm is log_prob; rank: 1 where it was the one best
+    guess. Raises UnsupportedOption.
+    """
+    masses, own, ranks = _masses(mass), log_probs("log_prob", log_prob), vector("rank", rank)
+    if not masses.shape == own.shape == ranks.shape:
+        raise UnsupportedOption(f"Give the same tokens, got {masses.size} masses, {own.size}, and {ranks.size} ranks.")
+    # Exactly 0 for a best guess: where enough of them are right the threshold is 0.
+    return np.where(ranks <= 1, 0.0, np.clip(masses - np.exp(own), 0.0, 1.0))
+
+
 def conformal_threshold(mass: ArrayLike, level: float = LEVEL) -> float:
     """The ceil(level (n + 1))-th smallest of the true tokens' masses [n] on calibration text; raises UnsupportedOption.
 
@@ -57,26 +75,23 @@ def conformal_threshold(mass: ArrayLike, level: float = LEVEL) -> float:
         raise UnsupportedOption(f"level lies between 0 and 1, got {level}.")
     # 0.95 x 20 is 19.000000000000004 in floats, and must not become 20.
     rank = math.ceil(level * (masses.size + 1) - 1e-9)
-    return math.inf if rank > masses.size else float(np.sort(masses)[rank - 1])
+    return math.inf if rank > masses.size else float(np.sort(masses)[rank - 1]) + _ROUNDING
 
 
 def candidate_set(
-    mass: ArrayLike, rank: ArrayLike, size: ArrayLike, document: ArrayLike, threshold: float, level: float = LEVEL,
+    mass: ArrayLike, size: ArrayLike, document: ArrayLike, threshold: float, level: float = LEVEL,
     resamples: int = RESAMPLES, seed: int = 0,
 ) -> CandidateSet:  # fmt: skip
     """Sizes and coverage of the sets on test tokens [N]; raises UnsupportedOption.
 
-    mass, rank: of the true tokens (`attacks.candidates.read`); size: how many candidates each set has
-    (`attacks.candidates.set_sizes` with this threshold); threshold and level: see `conformal_threshold`. A set always
-    has its best token, so where nearly every best guess is right it holds the truth more often than asked for.
+    mass: of the true tokens, the same kind as the threshold was taken of; size: how many candidates each set has
+    (`attacks.candidates.set_sizes` with this threshold); level: what the threshold was for. A best guess has no mass
+    ahead, so every set has one, and where more than `level` of them are right the sets hold the truth more often.
     """
-    masses, ranks, sizes = _masses(mass), vector("rank", rank), vector("size", size)
-    if not masses.shape == ranks.shape == sizes.shape:
-        raise UnsupportedOption(
-            f"Give the same tokens, got {masses.size} masses, {ranks.size} ranks, {sizes.size} sizes."
-        )
-    held = (masses <= threshold) | (ranks <= 1)
-    coverage = mean_by_document(held, document, resamples, LEVEL, seed)
+    masses, sizes = _masses(mass), vector("size", size)
+    if masses.shape != sizes.shape:
+        raise UnsupportedOption(f"Give the same tokens, got {masses.size} masses and {sizes.size} sizes.")
+    coverage = mean_by_document(masses <= threshold, document, resamples, LEVEL, seed)
     return CandidateSet(level, threshold, float(np.median(sizes)), float(sizes.mean()), *coverage)
 
 

@@ -79,9 +79,9 @@ def test_an_attack_that_is_nearly_always_right_and_sure_leaves_one_candidate():
 
 def test_own_probability_in_the_mass_makes_sets_of_unsure_tokens_large():
     """Nine tokens in ten are read surely and rightly, the tenth is one of two; there are forty."""
-    sure, unsure = torch.full((VOCABULARY,), 2e-5), torch.full((VOCABULARY,), 0.1 / 38)
-    sure[0] = 1 - 2e-5 * (VOCABULARY - 1)
-    unsure[:2] = torch.tensor([0.46, 0.44])
+    rest = torch.arange(VOCABULARY - 2, 0, -1.0)
+    sure, unsure = torch.cat([torch.tensor([1e6, 100.0]), rest]), torch.cat([torch.tensor([3400.0, 3250.0]), rest])
+    sure, unsure = sure / sure.sum(), unsure / unsure.sum()
     log_probs = torch.stack([sure] * 9 + [unsure]).repeat(50, 1).log()
     truth = np.tile([0] * 9 + [1], 50)
     got = read([log_probs], truth)
@@ -90,7 +90,7 @@ def test_own_probability_in_the_mass_makes_sets_of_unsure_tokens_large():
         threshold = conformal_threshold(mass)
         sizes[own] = set_sizes([log_probs], threshold, own)
         assert candidate_set(mass, sizes[own], np.arange(500), threshold).coverage >= 0.95
-    assert sizes[False].max() == 2 and sizes[True].max() == VOCABULARY - 1
+    assert sizes[False].max() == 2 and sizes[True].max() > 30
 
 
 def test_the_threshold_is_a_rank():

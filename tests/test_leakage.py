@@ -144,9 +144,12 @@ def test_more_noise_reads_no_more_unless_the_family_is_too_weak():
 
 
 def test_a_rise_within_chance_is_no_alarm():
-    rng = np.random.default_rng(0)
     flat = np.full(6000, -1.0)
-    assert monotone({"clean": flat, "noisy": flat + 0.5 * rng.normal(size=6000).clip(-1, 1)}, DOCUMENT)
+    wave = np.where(np.arange(300) % 2, 0.3, -0.3)[DOCUMENT]
+    for errors, holds in ((1.5, True), (2.5, False)):
+        verdict = monotone({"clean": flat, "noisy": flat + wave + errors * 0.3 / math.sqrt(300)}, DOCUMENT)
+        assert bool(verdict) == holds
+        assert verdict.numbers["rise"] / verdict.numbers["standard error"] == pytest.approx(errors, rel=0.1)
 
 
 def documents(rng, count=40):
@@ -187,6 +190,17 @@ def test_resampling_is_that_of_documents_whatever_their_ids_and_order():
     )  # the ratio estimator's, linearised
     assert mean.error == pytest.approx(spread, rel=0.08)
     assert mean.value == pytest.approx(values.mean())
+
+
+def test_each_document_can_be_the_only_one_that_is_drawn():
+    mean = mean_by_document([0, 1, 1, 1], [0, 1, 1, 1])  # twice the first, or twice the second
+    assert mean.value == 0.75 and mean.interval == pytest.approx((0, 1))
+
+
+def test_the_error_of_few_equal_documents_is_that_of_a_mean():
+    values = np.array([0.0, 1.0, 5.0])
+    error = mean_by_document(np.repeat(values, 4), np.repeat(range(3), 4), resamples=20000).error
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)
 
 
 def test_many_documents_are_drawn_in_pieces(monkeypatch):

@@ -56,8 +56,11 @@ def test_arrays_tensors_and_chunks_are_read_alike_and_left_alone(given):
     assert (single.numpy() == scores.astype(np.float32)).all() and (scores == kept).all()
 
 
-def test_the_fit_is_the_best_of_the_grid(given):
+@pytest.mark.parametrize(("share", "weight"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+def test_the_fit_is_the_best_of_the_grid(given, share, weight):
+    """Of scores that hold a share of the prior already it is the rest that is added."""
     scores, log_prior, truth = given
+    scores = scores + 5 * share * log_prior
 
     def cross_entropy(tau, eps, weight):
         return -np.log(formula(scores, log_prior, tau, eps, weight)[np.arange(TOKENS), truth]).mean()
@@ -66,7 +69,7 @@ def test_the_fit_is_the_best_of_the_grid(given):
         ((t, e, w) for t in TAUS for e in EPSILONS for w in WEIGHTS), key=lambda numbers: cross_entropy(*numbers)
     )
     fitted = fit_posterior(scores, log_prior, truth, rows=64)
-    assert fitted == Posterior(*best) and fitted.tau == 0.2
+    assert fitted == Posterior(*best) and (fitted.tau, fitted.weight) == (0.2, weight)
     assert fitted == fit_posterior((scores[i : i + 7] for i in range(0, TOKENS, 7)), log_prior, truth)
     assert -fitted.read(scores, log_prior, truth).log_prob.mean() == pytest.approx(cross_entropy(*best), rel=1e-4)
 
@@ -94,8 +97,9 @@ def test_what_the_prior_rules_out_the_posterior_rules_out(weight):
     log_prior = np.log([0.5, 0.5, 1e-300])
     log_prior[2] = -math.inf
     scores = np.array([[0.0, 1.0, 900.0]])
-    got = torch.cat(list(Posterior(1.0, 0.01, weight).log_probs(scores, log_prior))).exp()[0]
+    got = next(Posterior(1.0, 0.01, weight).log_probs(scores, log_prior))[0].exp()
     assert got.tolist() == pytest.approx([0.99 / (1 + math.e) + 0.005, 0.99 / (1 + 1 / math.e) + 0.005, 0])
+    assert got[2] == 0
     fitted = fit_posterior(scores, log_prior, [1], taus=(0.0, 1.0), weights=(weight,))
     assert fitted.tau == 1.0
 

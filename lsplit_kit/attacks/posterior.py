@@ -1,7 +1,7 @@
 """From an attack's scores to a calibrated posterior: the probabilities without which bits mean nothing.
 
 Scores say which token fits best and seldom how sure that is. Read as log probabilities they are far too sure, and one
-confident mistake costs the bits of a hundred tokens. So the posterior is
+confident mistake costs what many tokens bring. So the posterior is
 (1 - eps) softmax(tau score + weight log p) + eps p, with three numbers fitted to held-out text. Vocabularies are large:
 everything goes in chunks of rows.
 """

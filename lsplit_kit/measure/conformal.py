@@ -6,7 +6,7 @@ those, the sets hold the truth at least as often as asked for, whatever the post
 counted: a coverage below what was asked for says that the texts differ.
 
 Why the others, and not the token's own probability as well: a best guess that is sure of itself would have a mass near
-1, set the threshold there, and fill the sets of all unsure tokens with hundreds of candidates that are no use to cover.
+1, set the threshold there, and fill the sets of all unsure tokens with candidates that hold next to no probability.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def conformal_threshold(mass: ArrayLike, level: float = LEVEL) -> float:
     masses = _masses(mass)
     if not 0 < level < 1:
         raise UnsupportedOption(f"level lies between 0 and 1, got {level}.")
-    # 0.95 x 20 is 19.000000000000004 in floats, and must not become 20.
-    rank = math.ceil(level * (masses.size + 1) - 1e-9)
+    rank = math.ceil(level * (masses.size + 1))
     return math.inf if rank > masses.size else float(np.sort(masses)[rank - 1]) + _ROUNDING
 
 

@@ -60,18 +60,19 @@ def set_sizes(log_probs: Iterable[Tensor], threshold: float, own: bool = False) 
     A token's mass is the probability of the other tokens that are at least as likely; with `own` its own probability
     is added, as in `Read.mass`. An infinite threshold (too little calibration text) leaves the whole vocabulary.
     """
-    return np.concatenate([_sizes(chunk.numpy(), threshold, own) for chunk in log_probs])
+    return np.concatenate([_sizes(chunk, threshold, own) for chunk in log_probs])
 
 
-def _sizes(chunk: np.ndarray, threshold: float, own: bool) -> np.ndarray:
+def _sizes(chunk: Tensor, threshold: float, own: bool) -> np.ndarray:
     vocabulary = chunk.shape[1]
     if threshold >= 1:
         return np.full(len(chunk), vocabulary)
     narrow = min(_FIRST, vocabulary)
-    sizes = _within(np.partition(chunk, vocabulary - narrow)[:, vocabulary - narrow :], threshold, own)
+    # topk, not numpy's partition: most of a vocabulary has one and the same probability, at which that is slow.
+    sizes = _within(chunk.topk(narrow).values.numpy(), threshold, own)
     # One row at a time: sorting is most of the work, and a chunk in fp64 would be most of the memory.
     for row in np.flatnonzero(sizes < 0):
-        sizes[row] = _within(chunk[row : row + 1], threshold, own)[0]
+        sizes[row] = _within(chunk[row : row + 1].numpy(), threshold, own)[0]
     return np.where(sizes < 0, vocabulary, sizes)
 
 

@@ -65,6 +65,12 @@ class FrameError(LsplitError, ValueError):
     code = "frame"
 
 
+class NeedsKnowledge(LsplitError, ValueError):
+    """An attack was asked to use what its threat model does not grant, or to read before it was fitted."""
+
+    code = "knowledge"
+
+
 class LimitExceeded(LsplitError, ValueError):
     """A frame, a token count or a session count is over the agreed limit."""
 

@@ -15,7 +15,9 @@ README = (ROOT / "README.md").read_text("utf-8")
 CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
 LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
 DRAFTS = (ROOT / "docs" / "speculation.md").read_text("utf-8")
-BLOCKS = [code for page in (README, CODECS, LATENCY, DRAFTS) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
+LEAKAGE = (ROOT / "docs" / "leakage.md").read_text("utf-8")
+PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE)
+BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,9 @@ BLOCKS = [code for page in (README, CODECS, LATENCY, DRAFTS) for code in re.find
         "transform coding",
         "networks",
         "drafts",
+        "leakage",
+        "canaries",
+        "alarms",
     ],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
@@ -55,6 +60,7 @@ def test_the_examples_run_verbatim(code, tmp_path):
         "docs/codecs.md",
         "docs/latency.md",
         "docs/speculation.md",
+        "docs/leakage.md",
         "docs/errors/README.md",
     ],
 )

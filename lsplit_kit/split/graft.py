@@ -138,3 +138,14 @@ def body_side(model: PreTrainedModel, start: int, stop: int) -> nn.Module:
     setattr(base, name, nn.ModuleList(layers))
     resize(base.config, list(range(start, stop)))
     return base.eval()
+
+
+def head_side(model: PreTrainedModel, depth: int) -> nn.Module:
+    """The base class with its first `depth` layers and no norm behind them: token ids in, hidden tensors out."""
+    base, name = decoder_of(twin(model))
+    for child_name, child in list(base.named_children()):
+        if type(child).__name__.endswith("Norm") and "embed" not in child_name:  # bloom has one behind its embedding
+            setattr(base, child_name, nn.Identity())
+    setattr(base, name, getattr(base, name)[:depth])
+    resize(base.config, list(range(depth)))
+    return base.eval()

@@ -1,4 +1,7 @@
-"""A saved tap: safetensors with the payload bytes of every crossing and a manifest. No prompt, no seed."""
+"""What a tap recorded: a manifest and the payload bytes of every crossing, saved as safetensors. No prompt, no seed.
+
+The truth that an attack is measured against is sealed: a file of its own, and nobody's but the report's.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CaptureError
-from ..quantization import Codec, Encoded, codec
+from .sealed import Sealed, Truth
 from .tap import Crossing, said
+from .view import View, decoded, view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,42 +29,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-def save(tap: Tap, path: Path, truth: dict | None) -> Path:
-    """Write a tap's crossings to `path`, and `truth` (name -> tensor) to `path` + `.truth`; raises CaptureError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from .. import __version__
-
-    if path.is_dir():
-        raise CaptureError(f"{path} is a folder; give the capture a file name in it, such as run.lsplit.")
-    if not path.parent.is_dir():
-        raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
-    if truth is not None and not (isinstance(truth, dict) and all(isinstance(v, Tensor) for v in truth.values())):
-        raise CaptureError("truth takes a dict of tensors, such as {'input_ids': ids}.")
-    remote = tap.remote
-    info = remote.link.info
-    manifest = {
-        "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
-        "model": info.model, "layers": [info.start, info.stop], "width": info.width,
-        "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
-        "crossings": [c[:-1] for c in tap.crossings],
-        **({"clock": tap.clock} if tap.clock else {}),
-    }  # fmt: skip
-    tensors = {
-        f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
-        for i, c in enumerate(tap.crossings)
-        if c.data
-    }
-    try:
-        save_file(tensors, path, metadata={"lsplit": json.dumps(manifest)})
-        if truth is not None:
-            save_file({k: v.contiguous() for k, v in truth.items()}, Path(f"{path}.truth"))
-    except (OSError, SafetensorError) as err:
-        raise CaptureError(f"{path} cannot be written ({err}).") from None
-    return path
-
-
 @dataclass(frozen=True, repr=False)
 class Capture(Card):
     """What an observer of the wire has: manifest and crossings, and their times where the link had a clock (`Tap`)."""
@@ -68,6 +36,46 @@ class Capture(Card):
     manifest: dict
     crossings: tuple[Crossing, ...]
     clock: tuple[float, ...] = ()
+    sealed: Sealed | None = None
+
+    @classmethod
+    def of(cls, tap: Tap, truth: Truth | None = None) -> Capture:
+        """What a tap recorded so far; raises CaptureError when it never listened, or when `truth` holds no tensors."""
+        from .. import __version__
+
+        tap.check()
+        remote = tap.remote
+        info = remote.link.info
+        manifest = {
+            "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
+            "model": info.model, "layers": [info.start, info.stop], "width": info.width,
+            "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
+        }  # fmt: skip
+        return cls(manifest, tuple(tap.crossings), tuple(tap.clock), None if truth is None else Sealed(truth))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the capture, and its truth, if it has one, to `path` + `.truth`; raises CaptureError."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        if path.is_dir():
+            raise CaptureError(f"{path} is a folder; give the capture a file name in it, such as run.lsplit.")
+        if not path.parent.is_dir():
+            raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
+        rows = {"crossings": [c[:-1] for c in self.crossings], **({"clock": self.clock} if self.clock else {})}
+        tensors = {
+            f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
+            for i, c in enumerate(self.crossings)
+            if c.data
+        }
+        try:
+            save_file(tensors, path, metadata={"lsplit": json.dumps({**self.manifest, **rows})})
+            if self.sealed is not None:
+                self.sealed.save(Path(f"{path}.truth"))
+        except (OSError, SafetensorError) as err:
+            raise CaptureError(f"{path} cannot be written ({err}).") from None
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> Capture:
@@ -91,19 +99,16 @@ class Capture(Card):
             if isinstance(err, CaptureError):
                 raise
             raise CaptureError(f"{path} is not a readable capture ({type(err).__name__}).") from None
-        return cls(manifest, tuple(rows), clock)
+        truth = Path(f"{path}.truth")
+        return cls(manifest, tuple(rows), clock, Sealed.load(truth) if truth.exists() else None)
+
+    def view(self, observer: str) -> View:
+        """What `observer` has of it: "cloud", "eavesdrop_both", "eavesdrop_up" or "eavesdrop_down"."""
+        return view(self, observer)
 
     def tensors(self, direction: str = "up") -> list[Tensor]:
         """The decoded tensors [B, T, d] of one direction, in order."""
-        coders: dict[tuple, Codec] = {}
-        found = []
-        for c in self.crossings:
-            if c.direction == direction and c.codec and not c.codec.startswith(("raw:", "whole:")):
-                key = (c.session, c.name)
-                if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
-                    coders[key] = codec(c.codec).coder()
-                found.append(coders[key].decode(Encoded(c.codec, c.shape, c.data)))
-        return found
+        return [tensor for c, tensor in decoded(self.crossings) if c.direction == direction]
 
     def ledger(self) -> pd.DataFrame:
         """One row per crossing."""

@@ -14,6 +14,9 @@ from .message import Exchange, Sent
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+    from .capture import Capture
 
 
 # TCP's, the token's, and hello's; nobody waits for a connection that is gone, or for an answer that nobody reads
@@ -157,12 +160,15 @@ class Tap(Card):
         self.check()
         return totals(self.crossings)
 
-    def save(self, path: str | Path, truth: dict | None = None) -> Path:
-        """Write the capture (safetensors and manifest, neither prompt nor seed); `truth` goes to a file of its own."""
-        from .capture import save
+    def capture(self, truth: dict[str, Tensor] | None = None) -> Capture:
+        """What was recorded so far, as a capture; `truth` (name -> tensor) is sealed, for the report of an attack."""
+        from .capture import Capture
 
-        self.check()
-        return save(self, Path(path), truth)
+        return Capture.of(self, truth)
+
+    def save(self, path: str | Path, truth: dict[str, Tensor] | None = None) -> Path:
+        """Write the capture (safetensors and manifest, neither prompt nor seed); `truth` goes to a file of its own."""
+        return self.capture(truth).save(path)
 
     def _card(self) -> tuple[str, dict[str, object]]:
         if self._before is None:

@@ -1,0 +1,82 @@
+"""What an attacker knows beside what an observer sees; an attack that needs more refuses to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..card import Card
+from ..errors import NeedsKnowledge, UnsupportedOption
+
+WEIGHTS = ("public", "fine-tuned", "architecture", "none")
+
+
+@dataclass(frozen=True, repr=False)
+class Knowledge(Card):
+    """The attacker's side of a threat model; by default as much as anyone has of an open model.
+
+    model, tokenizer: the attacker's own copy. head, tail: what that copy has to do with the weights at work there:
+    "public" (they are the same), "fine-tuned" (those were trained on from these), "architecture" (only the classes and
+    sizes agree), "none". text: passages of any origin but the victim's. queries: runs token ids [B, T] through the very
+    head and returns hidden tensors [B, T, d]. template, codec, layer: whether the fixed text around prompts, the codec
+    on the wire and the place of the cut are known.
+    """
+
+    model: Any = None
+    tokenizer: Any = None
+    head: str = "public"
+    tail: str = "public"
+    text: Sequence[str] | None = None
+    queries: Callable[[Tensor], Tensor] | None = None
+    template: bool = True
+    codec: bool = True
+    layer: bool = True
+    shelf: dict[Any, Any] = field(default_factory=dict, compare=False)  # what was worked out once, for all attacks
+
+    def __post_init__(self) -> None:
+        for name in ("head", "tail"):
+            if getattr(self, name) not in WEIGHTS:
+                raise UnsupportedOption(
+                    f"{name}={getattr(self, name)!r}: the weights are one of {', '.join(map(repr, WEIGHTS))}."
+                )
+        if isinstance(self.text, str):
+            raise UnsupportedOption("text takes a list of passages, got one string.")
+        if self.queries is not None and not callable(self.queries):
+            raise UnsupportedOption("queries takes a function from token ids [B, T] to hidden tensors [B, T, d].")
+
+    def but(self, **changes: Any) -> Knowledge:
+        """The same knowledge with something else known or not; what was worked out before is not handed on."""
+        return replace(self, **changes, shelf={})
+
+    def has(self, what: str) -> bool:
+        """Whether a kind of knowledge that an attack `requires` is there."""
+        own = self.model is not None
+        return {
+            "tokenizer": self.tokenizer is not None,
+            "head weights": own and self.head in ("public", "fine-tuned"),
+            "head weights or queries": (own and self.head in ("public", "fine-tuned")) or self.queries is not None,
+            "embeddings": own and self.head in ("public", "fine-tuned"),
+            "LM head": own and self.tail in ("public", "fine-tuned"),
+            "tail weights": own and self.tail in ("public", "fine-tuned"),
+            "language model": own and "architecture" not in (self.head, self.tail),
+            "text": bool(self.text),
+            "layer": self.layer,
+        }[what]
+
+    def grant(self, attack: str, requires: Sequence[str]) -> None:
+        """Raise NeedsKnowledge unless everything in `requires` is known."""
+        missing = [what for what in requires if not self.has(what)]
+        if missing:
+            raise NeedsKnowledge(f"{attack} needs {', '.join(missing)}, which this threat model does not grant.")
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        return "What the attacker knows", {
+            "head": self.head,
+            "tail": self.tail,
+            "text": f"{len(self.text):,} passages" if self.text else "none",
+            "queries": "as many as it likes" if self.queries else "none",
+            **{name: "known" if getattr(self, name) else "not known" for name in ("template", "codec", "layer")},
+        }

@@ -1,0 +1,188 @@
+"""Guided vocabulary matching: try tokens, position by position, until one gives the very vector that crossed.
+
+A decoder's state at a position depends on the tokens up to there and on nothing else, and different tokens practically
+never give the same one (SipIt, arXiv 2510.15511; Hidden No More, arXiv 2505.18332). So whoever has the head can try.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..wire.view import Heard, View
+from .attack import Attack, Reconstruction
+from .channel import Channel
+from .knowledge import Knowledge
+from .layers import place_of
+from .lda import PrototypeLDA
+from .record import empty, template
+from .search import BEST, Search, ranked
+from .study import Place, counted, shelved, windows
+from .tries import Tries
+
+WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
+STRANGE = 0.5  # a relative error of known text from which on it is another text
+CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
+LOOKS = 16  # candidates that get an exact look after a rough one
+BATCH = 16  # conversations that are read side by side
+
+
+class VocabMatch(Attack):
+    """argmin_v |F(prefix, v) - h_t| over likely tokens first, all if need be; exact where nothing was rounded.
+
+    proposals: "lda" ranks tokens by PrototypeLDA and what the language model expects, "prior" by the latter alone.
+    tolerance: a candidate whose vector is so close, relative to |h|, is taken at once where the wire is exact. Behind a
+    codec it is taken when it rounds to what crossed. Where nothing fits, the likeliest of all tried is taken: the
+    maximum of log p(v | prefix) - |F - h|^2 / 2 s^2.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights", "language model")
+
+    def __init__(self, proposals: str = "lda", tolerance: float = 1e-4, widths: tuple[int, ...] = WIDTHS) -> None:
+        self.proposals, self.tolerance, self.widths = proposals, tolerance, widths
+
+    def _fit(self, view: View, knowledge: Knowledge) -> None:
+        self.place_: Place = place_of(view, knowledge, self.reads)
+        self.channel_ = Channel(self.place_, knowledge, self.tolerance)
+        self.lda_ = None
+        if self.proposals == "lda":
+            self.lda_ = shelved(
+                knowledge, ("lda", self.place_, self.reads), lambda: _prototypes(view, knowledge, self.reads)
+            )
+        vocabulary = len(knowledge.tokenizer)
+        known = windows(knowledge)[0].flatten() if knowledge.text else torch.empty(0, dtype=torch.long)
+        self.log_prior_ = counted(known, vocabulary)
+        self.before_, self.after_ = template(knowledge.tokenizer) if knowledge.template else (empty(), empty())
+        self.rows_ = knowledge.model.get_input_embeddings().weight.detach().float()[:vocabulary]
+
+    def _reconstruct(self, view: View) -> Reconstruction:
+        heard = [c.up if self.reads == "up" else c.down for c in view.conversations()]
+        order = sorted(range(len(heard)), key=lambda i: len(heard[i].vectors))
+        found: dict[int, Tensor] = {}
+        for first in range(0, len(order), BATCH):
+            batch = order[first : first + BATCH]
+            found.update(zip(batch, self._read([heard[i] for i in batch]), strict=True))
+        top = [found[i] for i in range(len(heard))]
+        return Reconstruction(
+            type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
+            None, self.cost_, {"behind": f"{self.place_.depth} layers"},
+        )  # fmt: skip
+
+    def _read(self, heard: list[Heard]) -> list[Tensor]:
+        """The best guesses [T, BEST] of several conversations, in order of length."""
+        tries = Tries(self.knowledge_, self.place_.depth)
+        rows, found = list(range(len(heard))), [[] for _ in heard]  # type: ignore[var-annotated]
+        lost = [False] * len(heard)
+        known = self.before_ if self._begins(heard[-1].vectors) else empty()
+        for token in known.tolist():
+            for row in rows:
+                found[row].append(torch.tensor([token, *[-1] * (BEST - 1)]))
+        expected = tries.commit(known.expand(len(rows), -1)) if len(known) else None
+        for t in range(len(known), len(heard[-1].vectors)):
+            going = [i for i, row in enumerate(rows) if len(heard[row].vectors) > t]
+            if len(going) < len(rows):
+                rows = [rows[i] for i in going]
+                tries.keep(going)
+                lost = [lost[i] for i in going]
+                expected = None if expected is None else expected[going]
+            h = torch.stack([heard[row].vectors[t] for row in rows])
+            best = self._first(tries, h) if expected is None else self._next(tries, h, expected, lost)
+            for row, guess in zip(rows, best, strict=True):
+                found[row].append(guess)
+            expected = tries.commit(best[:, :1])
+        return [torch.stack(guesses) for guesses in found]
+
+    def _begins(self, vectors: Tensor) -> bool:
+        """Whether the known beginning gives the first vectors [T, d]; its error tells how noisy the wire is."""
+        count = len(self.before_)
+        if not 0 < count <= len(vectors):
+            return False
+        with torch.inference_mode():
+            head = Tries(self.knowledge_, self.place_.depth).head
+            away = (head(self.before_[None], use_cache=False).last_hidden_state[0] - vectors[:count]).norm(dim=-1)
+        error = float((away / vectors[:count].norm(dim=-1)).max())
+        if error < STRANGE and not self.channel_.rowwise:
+            self.channel_.hear(error)
+        return error < STRANGE
+
+    def _first(self, tries: Tries, h: Tensor) -> Tensor:
+        """The tokens [B, BEST] of vectors [B, d] with no text before: one table of all tokens serves every row."""
+        ids, vectors = torch.empty(0, dtype=torch.long), h[:0]
+        for block in self.log_prior_.argsort(descending=True).split(self.widths[-1]):
+            key = ("start", self.place_.depth, int(block[0]))
+            more = shelved(self.knowledge_, key, partial(self._start, tries, block))
+            ids, vectors = torch.cat([ids, block]), torch.cat([vectors, more])
+            found = [self.channel_.found(vectors, one) for one in h]
+            if None not in found:
+                break
+        else:
+            self.channel_.hear(max(float(self.channel_.away(vectors, one).min()) for one in h))
+        best = []
+        for one, place in zip(h, found, strict=True):
+            search = Search(one, self.log_prior_, self.rows_)
+            search.ids, search.vectors = ids, vectors
+            best.append(search.best(self.channel_, place))
+        return torch.stack(best)
+
+    def _start(self, tries: Tries, ids: Tensor) -> Tensor:
+        return self._tried(tries, ids[None])[0]
+
+    def _next(self, tries: Tries, h: Tensor, expected: Tensor, lost: list[bool]) -> Tensor:
+        """The tokens [B, BEST] of vectors [B, d] behind the text read so far; expected [B, V]: log probabilities."""
+        scores = None if self.lda_ is None else self.lda_.posterior_.tau * self.lda_._scores(h)
+        beliefs = ranked(expected[:, : len(self.rows_)], scores)
+        searches = [Search(one, belief, self.rows_) for one, belief in zip(h, beliefs, strict=True)]
+        best: list[Tensor | None] = [None] * len(h)
+        done = 0
+        for width in self.widths[:2]:  # side by side, as many of each row
+            waiting = [i for i, guess in enumerate(best) if guess is None]
+            if not waiting:
+                break
+            ids = torch.stack([searches[i].first(width, self.after_)[done:] for i in waiting])
+            vectors = self._tried(tries, ids, None if len(waiting) == len(h) else waiting)
+            for i, some, states in zip(waiting, ids, vectors, strict=True):
+                searches[i].add(some, states)
+                place = self.channel_.found(searches[i].vectors, h[i])
+                if place is not None:
+                    best[i] = searches[i].best(self.channel_, place)
+            done = width
+        for i, search in enumerate(searches):
+            if best[i] is None:
+                place = None if lost[i] else self._widened(tries, search, i)
+                lost[i] |= place is None
+                best[i] = search.best(self.channel_, place)
+        return torch.stack(best)  # type: ignore[arg-type]
+
+    def _widened(self, tries: Tries, search: Search, row: int) -> int | None:
+        """Try more and more tokens of a row, all in the end; which of those tried was found."""
+        whole = len(self.rows_)
+        for width in (*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole):
+            ids = search.more(width - len(search.ids))
+            if len(ids):
+                search.add(ids, self._tried(tries, ids[None], [row], rough=True)[0])
+            near = search.near(LOOKS)
+            search.add(near, self._tried(tries, near[None], [row])[0])
+            place = self.channel_.found(search.vectors[-len(near) :], search.h, len(search.ids))
+            if place is not None:
+                return len(search.ids) - len(near) + place
+        # all were tried: an error larger than any so far, unless the second nearest fits as well as the nearest
+        away = self.channel_.away(search.vectors[-len(near) :], search.h)
+        best, second = (float(a) for a in away.topk(2, largest=False).values)
+        if best > CLEAR * second:
+            return None
+        self.channel_.hear(best)
+        return len(search.ids) - len(near) + int(away.argmin())
+
+    def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:
+        self.cost_.candidates += ids.numel()
+        return tries.states(ids, rows, rough)
+
+
+def _prototypes(view: View, knowledge: Knowledge, reads: str) -> PrototypeLDA:
+    lda = PrototypeLDA()
+    lda.reads = reads  # type: ignore[misc]
+    lda.fit(view, knowledge)
+    return lda

@@ -1,0 +1,67 @@
+"""A capture of many prompts with its truth sealed, for attacks to be measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import UnsupportedOption
+from ..wire.capture import Capture
+from ..wire.tap import tap
+
+
+def record(
+    lm: Any,
+    prompts: Sequence[str],
+    *,
+    chat: bool = True,
+    new_tokens: int = 0,
+    longest: int | None = None,
+    **options: Any,
+) -> Capture:
+    """Run every prompt through a split model, one session each, and seal the truth; raises UnsupportedOption.
+
+    chat: each as a user's message under the tokenizer's template, if it has one. new_tokens: of a reply (0: the prompt
+    only). longest: prompts are cut to so many tokens. options: as for `generate`.
+    """
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p for p in prompts):
+        raise UnsupportedOption("record takes a list of prompts, each a text with at least one character.")
+    tok = lm.lsplit_tokenizer()
+    before, after = template(tok) if chat else (empty(), empty())
+    rows: dict[str, list[Tensor]] = {"ids": [], "length": [], "first": [], "stop": [], "reply": []}
+    with tap(lm) as wire, torch.inference_mode():
+        for prompt in tqdm(prompts, desc="prompts", leave=False, disable=len(prompts) < 20):
+            ids = tok(prompt, return_tensors="pt", add_special_tokens=not len(before))["input_ids"][0][:longest]
+            whole = torch.cat([before, ids, after])
+            if new_tokens:
+                settings = {"do_sample": False, "pad_token_id": tok.pad_token_id or tok.eos_token_id, **options}
+                whole = lm.generate(whole[None], max_new_tokens=new_tokens, **settings)[0]
+            else:
+                lm(whole[None])
+            rows["ids"].append(whole)
+            stop = len(before) + len(ids)
+            bounds = {"length": len(whole), "first": len(before), "stop": stop, "reply": stop + len(after)}
+            for name, number in bounds.items():
+                rows[name].append(torch.tensor([number]))
+    return wire.capture({name: torch.cat(parts) for name, parts in rows.items()})
+
+
+def template(tok: Any) -> tuple[Tensor, Tensor]:
+    """The token ids that a chat template puts before and behind a user's message; both empty where there is none."""
+    if not getattr(tok, "chat_template", None):
+        return empty(), empty()
+    mark = "lorem"
+    said = tok.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+    before, found, after = said.rpartition(mark)
+    if not found:
+        return empty(), empty()
+    return tuple(tok(part, return_tensors="pt", add_special_tokens=False)["input_ids"][0] for part in (before, after))  # type: ignore[return-value]
+
+
+def empty() -> Tensor:
+    """No token."""
+    return torch.empty(0, dtype=torch.long)

@@ -1,0 +1,80 @@
+"""Which tokens to try next at one position, and which of those tried fits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .channel import Channel
+
+BEST = 10  # guesses that are kept
+FLOOR = 1e-3  # of the belief that a token is any other than the ones the prototypes point at
+STIFF = 1e-2  # ridge penalty, a share of the mean squared length
+
+
+def ranked(expected: Tensor, scores: Tensor | None) -> Tensor:
+    """Log beliefs [B, V]: what the language model expects, and what prototypes make of the vectors, never too sure."""
+    if scores is None:
+        return expected
+    seen = scores.log_softmax(-1)
+    return expected + torch.logaddexp(seen, torch.full_like(seen, math.log(FLOOR / seen.shape[-1])))
+
+
+class Search:
+    """One position: the vector h [d], beliefs [V] before anything was tried, and the candidates tried so far."""
+
+    def __init__(self, h: Tensor, beliefs: Tensor, rows: Tensor) -> None:
+        self.h, self.beliefs, self.rows = h, beliefs, rows
+        self.ids = torch.empty(0, dtype=torch.long)
+        self.vectors = h.new_empty(0, len(h))
+
+    def first(self, count: int, always: Tensor) -> Tensor:
+        """The likeliest ids [count], those of `always` among them."""
+        beliefs = self.beliefs.clone()
+        beliefs[always] = torch.inf
+        return beliefs.topk(count).indices
+
+    def more(self, count: int) -> Tensor:
+        """New ids [count]: half the likeliest, half those whose embedding the candidates tried point to.
+
+        Behind this very text, vectors and embeddings of the candidates are nearly linear in each other: a ridge
+        regression on what was tried says where the embedding of h must be.
+        """
+        beliefs = self.beliefs.clone()
+        beliefs[self.ids] = -torch.inf
+        count = min(count, len(beliefs) - len(self.ids))
+        likely = beliefs.topk(count - count // 2 if len(self.ids) > 1 else count).indices
+        if len(likely) == count:
+            return likely
+        away = self._pointed()
+        away[self.ids], away[likely] = torch.inf, torch.inf
+        return torch.cat([likely, away.topk(count - len(likely), largest=False).indices])
+
+    def _pointed(self) -> Tensor:
+        """Squared distance [V] of every embedding from where that of h must be."""
+        middle, known = self.vectors.mean(0), self.rows[self.ids]
+        x, y = self.vectors - middle, known - known.mean(0)
+        gram = x @ x.T
+        gram.diagonal().add_(STIFF * gram.diagonal().mean())
+        place = (self.h - middle) @ x.T @ torch.linalg.solve(gram, y) + known.mean(0)
+        return (self.rows - place).square().sum(-1)
+
+    def add(self, ids: Tensor, vectors: Tensor) -> None:
+        """Candidates [n] were tried and gave vectors [n, d]; the newest of the same one counts."""
+        old = ~torch.isin(self.ids, ids)
+        self.ids = torch.cat([self.ids[old], ids])
+        self.vectors = torch.cat([self.vectors[old], vectors.float()])
+
+    def near(self, count: int) -> Tensor:
+        """The ids [count] tried whose vectors are nearest."""
+        return self.ids[(self.vectors - self.h).norm(dim=-1).topk(min(count, len(self.ids)), largest=False).indices]
+
+    def best(self, channel: Channel, found: int | None) -> Tensor:
+        """The likeliest ids [BEST] of those tried, the one that was found first; -1 where fewer were tried."""
+        belief = channel.belief(self.vectors, self.h) + self.beliefs[self.ids]
+        if found is not None:
+            belief[found] = torch.inf
+        best = self.ids[belief.topk(min(BEST, len(self.ids))).indices]
+        return torch.cat([best, best.new_full((BEST - len(best),), -1)])

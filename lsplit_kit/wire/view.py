@@ -1,0 +1,134 @@
+"""Who sees which crossings: an observer's view of a capture, and the conversations in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..errors import UnsupportedOption
+from ..quantization import Codec, Encoded, codec
+from .tap import Crossing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .capture import Capture
+
+OBSERVERS = {
+    "cloud": ("up", "down"), "eavesdrop_both": ("up", "down"), "eavesdrop_up": ("up",), "eavesdrop_down": ("down",),
+}  # fmt: skip
+
+
+class Heard(NamedTuple):
+    """The vectors [n, d] of one direction that were heard last at each of the positions [n], in order."""
+
+    vectors: Tensor
+    positions: Tensor
+
+
+class Conversation(NamedTuple):
+    """One row of one session. withdrawn: vectors up that a later step replaced, such as those of rejected drafts."""
+
+    session: int
+    row: int
+    up: Heard
+    down: Heard
+    withdrawn: Heard
+
+
+@dataclass(frozen=True, repr=False)
+class View(Card):
+    """An observer's part of a capture: crossings in its directions, their times, and what everybody knows of them.
+
+    Which frame belongs to which step, and how many positions it has, every observer knows: frames say so in clear.
+    """
+
+    observer: str
+    manifest: dict
+    crossings: tuple[Crossing, ...]
+    clock: tuple[float, ...]
+    steps: dict[tuple[int, int], int]  # (session, step) -> positions that went up
+
+    def tensors(self, direction: str = "up") -> list[Tensor]:
+        """The decoded tensors [B, T, d] of a direction, in order; UnsupportedOption where the observer has none."""
+        self.check(direction)
+        return [tensor for c, tensor in decoded(self.crossings) if c.direction == direction]
+
+    def check(self, direction: str) -> None:
+        """Raise UnsupportedOption unless this observer sees the direction."""
+        if direction not in OBSERVERS[self.observer]:
+            raise UnsupportedOption(f"{self.observer} does not see what goes {direction}.")
+
+    def conversations(self) -> list[Conversation]:
+        """The hidden vectors of every row of every session, by position."""
+        rows: dict[tuple[int, int], dict[str, dict[int, Tensor]]] = {}
+        withdrawn: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        for c, tensor in decoded(self.crossings):
+            if c.name != "hidden":
+                continue
+            sent = self.steps.get((c.session, c.step), c.shape[1])
+            for row, vectors in enumerate(tensor):
+                key = (c.session, row)
+                heard = rows.setdefault(key, {"up": {}, "down": {}})[c.direction]
+                if c.direction == "up":
+                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= c.start]
+                    fresh = dict(zip(range(c.start, c.start + len(vectors)), vectors, strict=True))
+                    # what comes once more at the same place is no other word
+                    gone = [(p, v) for p, v in again if p not in fresh or not torch.equal(v, fresh[p])]
+                    withdrawn.setdefault(key, []).extend(gone)
+                    heard.update(fresh)
+                else:
+                    first = c.start + sent - len(vectors)
+                    heard.update(zip(range(first, first + len(vectors)), vectors, strict=True))
+        return [
+            Conversation(*key, _heard(sorted(h["up"].items())), _heard(sorted(h["down"].items())),
+                         _heard(withdrawn.get(key, [])))
+            for key, h in rows.items()
+        ]  # fmt: skip
+
+    def ledger(self) -> pd.DataFrame:
+        """One row per crossing that the observer sees."""
+        from .ledger import table
+
+        return table(self.crossings)
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        first, stop = self.manifest["layers"]
+        return f"What {self.observer} sees", {
+            "directions": " and ".join(OBSERVERS[self.observer]),
+            "crossings": len(self.crossings),
+            "sessions": len({c.session for c in self.crossings if c.codec}),
+            "body": f"layers {first} to {stop - 1} of {self.manifest['model']}",
+            "codecs": f"{self.manifest['up']} up, {self.manifest['down']} down",
+        }
+
+
+def view(capture: Capture, observer: str) -> View:
+    """What `observer` has of a capture; raises UnsupportedOption for one that nobody knows."""
+    if observer not in OBSERVERS:
+        raise UnsupportedOption(f"Unknown observer {observer!r}; choose one of {', '.join(OBSERVERS)}.")
+    seen = [i for i, c in enumerate(capture.crossings) if c.direction in OBSERVERS[observer]]
+    steps = {(c.session, c.step): c.shape[1] for c in capture.crossings if c.direction == "up" and c.name == "hidden"}
+    clock = tuple(capture.clock[i] for i in seen) if capture.clock else ()
+    return View(observer, capture.manifest, tuple(capture.crossings[i] for i in seen), clock, steps)
+
+
+def decoded(crossings: Iterable[Crossing]) -> Iterator[tuple[Crossing, Tensor]]:
+    """Each crossing that carries a coded tensor, with the tensor [B, T, d]."""
+    coders: dict[tuple, Codec] = {}
+    for c in crossings:
+        if c.codec and not c.codec.startswith(("raw:", "whole:")):
+            key = (c.session, c.name, c.direction)
+            if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
+                coders[key] = codec(c.codec).coder()
+            yield c, coders[key].decode(Encoded(c.codec, c.shape, c.data))
+
+
+def _heard(items: list[tuple[int, Tensor]]) -> Heard:
+    vectors = torch.stack([v for _, v in items]) if items else torch.empty(0, 0)
+    return Heard(vectors, torch.tensor([p for p, _ in items], dtype=torch.long))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -90,7 +91,9 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
         learn, held = windows(knowledge, count)
         found = []
         for ids in (learn, held):
-            vectors = place.through(states(knowledge, place.depth, ids, "hidden vectors of own texts"))
+            key = ("states", place.depth, count, len(found))
+            plain = shelved(knowledge, key, partial(states, knowledge, place.depth, ids, "hidden vectors of own texts"))
+            vectors = place.through(plain)
             found.append((vectors[:, 1:], ids[:, 1:]))
         (a, b), (c, d) = found
         return Study(a.flatten(0, 1), b.flatten(), c.flatten(0, 1), d.flatten(), (a, b, c, d))

@@ -33,7 +33,8 @@ class PrototypeLDA(Probe):
         self.shift_ = rest.mean(0)
         rest = (rest - self.shift_).double()
         spread = rest.T @ rest / len(rest)
-        spread.diagonal().add_(self.penalty * spread.diagonal().mean())
+        least = 1e-6 * float(learned.vectors.square().mean())  # before any layer a token's vectors do not differ
+        spread.diagonal().add_(self.penalty * spread.diagonal().mean() + least)
         seen = torch.bincount(learned.tokens, minlength=len(mu))[:, None]
         mu.mul_(self.weight).index_add_(0, learned.tokens, learned.vectors - self.shift_).div_(self.weight + seen)
         self.weights_ = torch.linalg.solve(spread, mu.double().T).float()

@@ -116,7 +116,8 @@ def agreement(found: Reconstruction, capture: Capture, model: Any) -> Agreement:
     for number, (ids, top, at) in enumerate(zip(texts, found.top, found.positions, strict=True)):
         likeliest = model(ids[None]).logits[0].argmax(-1)
         bounds = [int(truth[name][number]) for name in ("first", "stop", "reply")]
-        counts = torch.tensor([kind(p, *bounds) in ("prompt", "reply") for p in at.tolist()], dtype=torch.bool)
+        kinds = [kind(p, *bounds) if p <= len(ids) else "" for p in at.tolist()]  # drafts that were rejected lie beyond
+        counts = torch.tensor([k in ("prompt", "reply") for k in kinds], dtype=torch.bool)
         top, at = top[counts], at[counts]
         hit = top == likeliest[at - 1, None]
         best, ten, count = best + int(hit[:, 0].sum()), ten + int(hit.any(-1).sum()), count + len(at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from ..wire.view import View
 from .knowledge import Knowledge
 from .posterior import fit_posterior
-from .probe import HELD, Probe
+from .probe import CHUNK, HELD, Probe
 from .study import WINDOW, Place, Study, counted, states, study
 
 BATCH, NEGATIVES = 8, 1024  # windows in a step; tokens that none of them holds, drawn for each
@@ -45,11 +46,11 @@ class SequenceInverter(Probe):
         self.vocabulary_ = len(knowledge.tokenizer)
         self.log_prior_ = counted(learned.tokens, self.vocabulary_)
         self._learn(learned, knowledge)
-        held, tokens = learned.windows[2:]
-        some = slice(0, -(-HELD // held.shape[1]))
+        held, tokens = (part[: -(-HELD // part.shape[1])] for part in learned.windows[2:])
         with torch.inference_mode():
-            points = self._points(held[some]).flatten(0, 1)
-        self.posterior_ = fit_posterior(self._scored(points), self.log_prior_, tokens[some].flatten())
+            points = self._points(held).flatten(0, 1)
+            scores = (self._scores(part) for part in points.split(CHUNK))
+            self.posterior_ = fit_posterior(scores, self.log_prior_, tokens.flatten())
         if knowledge.queries is not None:
             self.cost_.queries += len(learned.tokens) + len(learned.held_tokens) + self.drawn * WINDOW
 
@@ -112,12 +113,14 @@ class SequenceInverter(Probe):
         return (points @ self.rows_[among].T - self.half_[among]) * self.scale_.exp()
 
     def _scores(self, vectors: Tensor) -> Tensor:
+        """Scores [n, V] of the points [n, d] that `_points` finds."""
         return self._near(vectors, slice(None))
 
-    def beliefs(self, vectors: Tensor) -> Tensor:
-        """Log probabilities [T, V] of the vectors [T, d] of one conversation, from its first position on."""
+    def _scored(self, vectors: Tensor) -> Iterator[Tensor]:
+        """Scores of the vectors [T, d] of one conversation, which is read as a whole, from its first position on."""
         vectors = vectors.float()
         with torch.inference_mode():
-            first = (vectors[:1] - self.centre_) @ self.weight_ + self.middle_
-            points = torch.cat([first, self._points(vectors[None, 1:])[0]]) if len(vectors) > 1 else first
-        return super().beliefs(points)
+            points = (vectors[:1] - self.centre_) @ self.weight_ + self.middle_
+            if len(vectors) > 1:
+                points = torch.cat([points, self._points(vectors[None, 1:])[0]])
+            yield from (self._scores(part) for part in points.split(CHUNK))

@@ -35,7 +35,7 @@ ATTACKS = [
     NearestEmbedding(),
     Ridge(penalty=0.01),
     PrototypeLDA(weight=3.0),
-    SequenceInverter(hidden=8, epochs=1, drawn=8),
+    SequenceInverter(hidden=8, epochs=1),
     VocabMatch(proposals="prior"),
     SoftEmbedding(steps=9),
     LogitLens(),
@@ -47,7 +47,7 @@ LACKS = {
     "head weights": {"head": "none"}, "head weights or queries": {"head": "none"}, "embeddings": {"head": "none"},
     "LM head": {"tail": "none"}, "tail weights": {"tail": "none"}, "language model": {"head": "architecture"},
 }  # fmt: skip
-SMALL = SequenceInverter(hidden=32, epochs=3, drawn=16)
+SMALL = SequenceInverter(hidden=32)
 PROBES = [pytest.param(a, id=type(a).__name__) for a in (Ridge(), PrototypeLDA(), SMALL)]
 NAMED = [pytest.param(attack, id=type(attack).__name__) for attack in ATTACKS]
 NEEDS = [pytest.param(a, what, id=f"{type(a).__name__}-{what}") for a in ATTACKS for what in a.requires]

@@ -1,8 +1,7 @@
-"""A learned inverter that reads a whole conversation: a linear map, corrected by a small recurrent net."""
+"""A learned inverter that reads a whole conversation: prototypes, corrected by a small recurrent net."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -13,78 +12,69 @@ from tqdm import tqdm
 
 from ..wire.view import View
 from .knowledge import Knowledge
+from .lda import PrototypeLDA
 from .posterior import fit_posterior
 from .probe import CHUNK, HELD, Probe
-from .study import WINDOW, Place, Study, counted, states, study
+from .study import Place, Study, counted, study
 
 BATCH, NEGATIVES = 8, 1024  # windows in a step; tokens that none of them holds, drawn for each
-COOL = 8.0  # a linear map on texts it was fitted to is surer than on others by this factor
 FARTHEST = 8.0  # standard deviations at which an outlier is cut off
+LEAST = 0.02  # share of the scores that the loss begins with: a posterior may have found that they are worth nothing
 
 
 class SequenceInverter(Probe):
-    """e_t = W h_t + b + GRU(h_1 .. h_t), then -|e_t - E_v|^2 for every token v (SIP of BiSR, arXiv 2409.00960).
+    """`PrototypeLDA` on h_t + GRU(h_1 .. h_t): the net takes away what the tokens before left in a vector.
 
-    W and b are a ridge regression; the net learns what the tokens before leave in a vector. Its loss tells the tokens
-    of a batch apart, and others of the vocabulary, by their embeddings. It learns on the attacker's texts and on
-    `drawn` windows of random tokens, for what texts leave out. The first position of a conversation, where nothing
-    stands before, is read by W and b alone. penalty: a share of the mean diagonal of the vectors' covariance.
+    A recurrent inverter of state sequences, as SIP of BiSR (arXiv 2409.00960), that begins as linear discriminant
+    analysis and learns on the attacker's texts to tell the tokens of a batch apart, and others of the vocabulary. What
+    it reads of a position depends on that and earlier ones. The first, where nothing stands before, is not corrected.
+    hidden: units of the net; rate: of Adam at its highest.
     """
 
-    requires: ClassVar[tuple[str, ...]] = (*Probe.requires, "embeddings", "head weights or queries")
+    requires: ClassVar[tuple[str, ...]] = PrototypeLDA.requires
 
-    def __init__(
-        self, hidden: int = 256, epochs: int = 2, drawn: int = 400,
-        rate: float = 2e-3, penalty: float = 1e-3, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.hidden, self.epochs, self.drawn = hidden, epochs, drawn
-        self.rate, self.penalty, self.seed = rate, penalty, seed
+    def __init__(self, hidden: int = 256, epochs: int = 2, rate: float = 2e-3, seed: int = 0) -> None:
+        self.hidden, self.epochs, self.rate, self.seed = hidden, epochs, rate, seed
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
         self.place_ = Place.of(view, knowledge, self.reads)
         learned = study(knowledge, self.place_)
         self.vocabulary_ = len(knowledge.tokenizer)
         self.log_prior_ = counted(learned.tokens, self.vocabulary_)
+        self.lda_ = PrototypeLDA().fit(view, knowledge)
+        self.cost_.queries += self.lda_.cost_.queries  # of the same texts
         self._learn(learned, knowledge)
         held, tokens = (part[: -(-HELD // part.shape[1])] for part in learned.windows[2:])
         with torch.inference_mode():
-            points = self._points(held).flatten(0, 1)
-            scores = (self._scores(part) for part in points.split(CHUNK))
+            cleared = self._cleared(held).flatten(0, 1)
+            scores = (self._scores(part) for part in cleared.split(CHUNK))
             self.posterior_ = fit_posterior(scores, self.log_prior_, tokens.flatten())
-        if knowledge.queries is not None:
-            self.cost_.queries += len(learned.tokens) + len(learned.held_tokens) + self.drawn * WINDOW
 
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:
-        rows = knowledge.model.get_input_embeddings().weight.detach().float()[: self.vocabulary_]
-        self.rows_, self.half_ = rows, rows.square().sum(-1) / 2
-        vectors, tokens = learned.windows[:2]
-        if self.drawn:
-            draw = torch.Generator().manual_seed(self.seed)
-            ids = torch.randint(self.vocabulary_, (self.drawn, WINDOW), generator=draw)
-            found = self.place_.through(states(knowledge, self.place_.depth, ids, "hidden vectors of random tokens"))
-            vectors, tokens = torch.cat([vectors, found[:, 1:]]), torch.cat([tokens, ids[:, 1:]])
-        x, y = vectors.flatten(0, 1).double(), rows[tokens.flatten()].double()
-        self.centre_, self.middle_ = x.mean(0).float(), y.mean(0).float()
-        x, y = x - x.mean(0), y - y.mean(0)
-        normal = x.T @ x
-        self.spread_ = (normal.diagonal() / len(x)).sqrt().clamp_min(1e-9).float()
-        normal.diagonal().add_(self.penalty * normal.diagonal().mean())
-        weight = torch.linalg.solve(normal, x.T @ y)
-        self.weight_ = weight.float()
-        error = float((x @ weight - y).square().mean())
+        seen = learned.vectors.new_zeros(self.vocabulary_, learned.vectors.shape[1])
+        counts = torch.bincount(learned.tokens, minlength=self.vocabulary_).clamp_min(1)[:, None]
+        seen.index_add_(0, learned.tokens, learned.vectors).div_(counts)
+        rest = (learned.vectors - seen[learned.tokens]).double()
+        spread = rest.T @ rest / len(rest)
+        least = 1e-6 * float(learned.vectors.square().mean())  # before any layer a token's vectors do not differ
+        spread.diagonal().add_(1e-3 * spread.diagonal().mean() + least)
+        sizes, axes = torch.linalg.eigh(spread)
+        # the net sees and says vectors in these, of which all are as wide for one token
+        self.into_, self.out_of_ = (axes / sizes.sqrt()).float(), (axes * sizes.sqrt()).float().T
+        inside = learned.vectors @ self.into_
+        self.centre_, self.spread_ = inside.mean(0), inside.std(0).clamp_min(1e-6)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self._train(vectors, tokens, error)
+            self._train(*learned.windows[:2])
 
-    def _train(self, vectors: Tensor, tokens: Tensor, error: float) -> None:
+    def _train(self, vectors: Tensor, tokens: Tensor) -> None:
         width = vectors.shape[-1]
-        self.unit_ = float(self.rows_.std())
-        self.net_ = nn.GRU(2 * width, self.hidden, batch_first=True)
-        self.out_ = nn.Linear(self.hidden, width)
-        nn.init.zeros_(self.out_.weight)  # it begins as the linear map
-        nn.init.zeros_(self.out_.bias)
-        self.scale_ = nn.Parameter(torch.tensor(-math.log(COOL * error)))
-        parts = [*self.net_.parameters(), *self.out_.parameters(), self.scale_]
+        self.net_, self.say_ = nn.GRU(width, self.hidden, batch_first=True), nn.Linear(self.hidden, width)
+        nn.init.zeros_(self.say_.weight)  # it begins with no correction
+        nn.init.zeros_(self.say_.bias)
+        scale = nn.Parameter(torch.tensor(max(self.lda_.posterior_.tau, LEAST)).log())
+        parts = [*self.net_.parameters(), *self.say_.parameters(), scale]
+        rows = self.lda_.weights_.T.contiguous()
         batches = max(1, len(vectors) // BATCH)
         steps = self.epochs * batches
         adam = torch.optim.Adam(parts, lr=self.rate)
@@ -95,32 +85,28 @@ class SequenceInverter(Probe):
             true = tokens[part].flatten()
             drawn = torch.randint(self.vocabulary_, (NEGATIVES,))
             among, right = torch.cat([true, drawn]).unique(return_inverse=True)
-            loss = F.cross_entropy(self._near(self._points(vectors[part]).flatten(0, 1), among), right[: len(true)])
+            cleared = self._cleared(vectors[part]).flatten(0, 1) - self.lda_.shift_
+            scores = cleared @ rows[among].T + self.lda_.bias_[among]
+            loss = F.cross_entropy(scale.exp() * scores, right[: len(true)])
             adam.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parts, 1.0)
             adam.step()
             pace.step()
 
-    def _points(self, vectors: Tensor) -> Tensor:
-        """Where the embeddings must be [B, T, d], of vectors [B, T, d] of which each knows those before it."""
-        away = vectors - self.centre_
-        line = away @ self.weight_ + self.middle_
-        seen = torch.cat([(away / self.spread_).clamp(-FARTHEST, FARTHEST), line / self.unit_], dim=-1)
-        return line + self.unit_ * self.out_(self.net_(seen)[0])
-
-    def _near(self, points: Tensor, among: Tensor | slice) -> Tensor:
-        return (points @ self.rows_[among].T - self.half_[among]) * self.scale_.exp()
+    def _cleared(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, T, d] without what those before, of the same row, left in them."""
+        seen = ((vectors @ self.into_ - self.centre_) / self.spread_).clamp(-FARTHEST, FARTHEST)
+        return vectors + self.say_(self.net_(seen)[0]) @ self.out_of_
 
     def _scores(self, vectors: Tensor) -> Tensor:
-        """Scores [n, V] of the points [n, d] that `_points` finds."""
-        return self._near(vectors, slice(None))
+        """Scores [n, V] of vectors [n, d] that were cleared."""
+        return self.lda_._scores(vectors)
 
     def _scored(self, vectors: Tensor) -> Iterator[Tensor]:
         """Scores of the vectors [T, d] of one conversation, which is read as a whole, from its first position on."""
         vectors = vectors.float()
         with torch.inference_mode():
-            points = (vectors[:1] - self.centre_) @ self.weight_ + self.middle_
             if len(vectors) > 1:
-                points = torch.cat([points, self._points(vectors[None, 1:])[0]])
-            yield from (self._scores(part) for part in points.split(CHUNK))
+                vectors = torch.cat([vectors[:1], self._cleared(vectors[None, 1:])[0]])
+            yield from (self._scores(part) for part in vectors.split(CHUNK))

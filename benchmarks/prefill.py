@@ -13,12 +13,12 @@ import lsplit_kit as lk
 from lsplit_kit.wire.network import Network
 
 NET, GOAL = Network(up_mbps=20, down_mbps=20, rtt_ms=80), 0.2
-CHUNKS, HOSTS, TOKENS = (None, 128, 256, 512), (1, 10), 2048
+CHUNKS, HOSTS, TOKENS = (None, 128, 256, 512), (1, 2, 10), 2048
 
 
 def measure(args: Any, kept: dict[str, Any], save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Seconds to the first token, every piece length in turn; host speeds are charged on the virtual clock."""
-    rounds, tokens = (1, 256) if args.quick else (3, TOKENS)
+    rounds, tokens = (1, 256) if args.quick else (5, TOKENS)
     part = {"rows": [], **kept, "model": args.model, "plan": [2, 2], "codec": "fp16", "network": str(NET),
             "prompt": tokens, "rounds": rounds}  # fmt: skip
     model = lk.load(args.model)[0]

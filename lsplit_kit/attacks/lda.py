@@ -15,20 +15,20 @@ from .study import Study, bank
 class PrototypeLDA(Probe):
     """score_v = (h - b)' C^-1 mu_v - mu_v' C^-1 mu_v / 2 (Fisher 1936), with a prototype mu_v for every token.
 
-    mu_v: the vector of token v in a random context, drawn to what texts show of it, as much as they show it. b and C:
-    mean and covariance of what is left of the texts' vectors. weight: how many occurrences a random one counts for;
-    penalty: a share of the mean variance, added to every variance.
+    mu_v: the mean vector of token v in random contexts, drawn to what texts show of it, as much as they show. b and C:
+    mean and covariance of what is left of the texts' vectors. contexts: random ones of each token; weight: how many
+    occurrences in texts these count for; penalty: a share of the mean variance, added to every variance.
     """
 
     requires: ClassVar[tuple[str, ...]] = (*Probe.requires, "head weights or queries")
 
-    def __init__(self, weight: float = 2.0, penalty: float = 1e-3) -> None:
-        self.weight, self.penalty = weight, penalty
+    def __init__(self, contexts: int = 2, weight: float = 8.0, penalty: float = 1e-2) -> None:
+        self.contexts, self.weight, self.penalty = contexts, weight, penalty
 
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:
-        mu = bank(knowledge, self.place_.depth, self.vocabulary_).clone()
+        mu = bank(knowledge, self.place_.depth, self.vocabulary_, self.contexts).clone()
         if knowledge.queries is not None:
-            self.cost_.queries += len(mu)
+            self.cost_.queries += self.contexts * len(mu)
         rest = learned.vectors - mu[learned.tokens]
         self.shift_ = rest.mean(0)
         rest = (rest - self.shift_).double()

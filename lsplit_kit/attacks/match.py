@@ -6,6 +6,7 @@ never give the same one (SipIt, arXiv 2510.15511; Hidden No More, arXiv 2505.183
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ from .tries import Tries
 
 WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
 STRANGE = 0.5  # a relative error of known text from which on it is another text
+CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
 BATCH = 16  # conversations that are read side by side
 
@@ -108,19 +110,25 @@ class VocabMatch(Attack):
 
     def _first(self, tries: Tries, h: Tensor) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] with no text before: one table of all tokens serves every row."""
-        order = self.log_prior_.argsort(descending=True)
-        searches = [Search(one, self.log_prior_, self.rows_) for one in h]
-        for block in order.split(self.widths[-1]):
+        ids, vectors = torch.empty(0, dtype=torch.long), h[:0]
+        for block in self.log_prior_.argsort(descending=True).split(self.widths[-1]):
             key = ("start", self.place_.depth, int(block[0]))
-            vectors = shelved(self.knowledge_, key, lambda block=block: self._tried(tries, block[None])[0])
-            for search in searches:
-                search.add(block, vectors)
-            found = [self.channel_.found(s.vectors, s.h) for s in searches]
+            more = shelved(self.knowledge_, key, partial(self._start, tries, block))
+            ids, vectors = torch.cat([ids, block]), torch.cat([vectors, more])
+            found = [self.channel_.found(vectors, one) for one in h]
             if None not in found:
                 break
         else:
-            self.channel_.hear(max(float(self.channel_.away(s.vectors, s.h).min()) for s in searches))
-        return torch.stack([s.best(self.channel_, place) for s, place in zip(searches, found, strict=True)])
+            self.channel_.hear(max(float(self.channel_.away(vectors, one).min()) for one in h))
+        best = []
+        for one, place in zip(h, found, strict=True):
+            search = Search(one, self.log_prior_, self.rows_)
+            search.ids, search.vectors = ids, vectors
+            best.append(search.best(self.channel_, place))
+        return torch.stack(best)
+
+    def _start(self, tries: Tries, ids: Tensor) -> Tensor:
+        return self._tried(tries, ids[None])[0]
 
     def _next(self, tries: Tries, h: Tensor, expected: Tensor, lost: list[bool]) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] behind the text read so far; expected [B, V]: log probabilities."""
@@ -160,7 +168,13 @@ class VocabMatch(Attack):
             place = self.channel_.found(search.vectors[-len(near) :], search.h, len(search.ids))
             if place is not None:
                 return len(search.ids) - len(near) + place
-        return None
+        # all were tried: an error larger than any so far, unless the second nearest fits as well as the nearest
+        away = self.channel_.away(search.vectors[-len(near) :], search.h)
+        best, second = (float(a) for a in away.topk(2, largest=False).values)
+        if best > CLEAR * second:
+            return None
+        self.channel_.hear(best)
+        return len(search.ids) - len(near) + int(away.argmin())
 
     def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:
         self.cost_.candidates += ids.numel()

@@ -50,12 +50,16 @@ class Probe(Attack):
         """Log probabilities [n, V] of vectors [n, d]."""
         return torch.cat(list(self.posterior_.log_probs(self._scored(vectors), self.log_prior_)))
 
+    def guesses(self, vectors: Tensor) -> Tensor:
+        """The ten likeliest tokens [n, 10]: the scores as they are, for a cautious belief leans on the prior more."""
+        return torch.cat([(part + self.log_prior_).topk(BEST).indices for part in self._scored(vectors)])
+
     def _heard(self, view: View) -> list[Heard]:
         return [c.up if self.reads == "up" else c.down for c in view.conversations()]
 
     def _reconstruct(self, view: View) -> Reconstruction:
         heard = self._heard(view)
-        top = [self.beliefs(h.vectors).topk(BEST).indices for h in heard]
+        top = [self.guesses(h.vectors) for h in heard]
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
             lambda number: self.beliefs(heard[number].vectors), self.cost_,

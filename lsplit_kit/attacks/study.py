@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -63,9 +64,11 @@ def runner(knowledge: Knowledge, depth: int, dtype: torch.dtype = torch.bfloat16
 
 
 @torch.inference_mode()
-def states(knowledge: Knowledge, depth: int, ids: Tensor, what: str = "") -> Tensor:
-    """Hidden tensors [N, T, d] of ids [N, T], float32; what: the title of a progress bar."""
-    run = runner(knowledge, depth)
+def states(
+    knowledge: Knowledge, depth: int, ids: Tensor, what: str = "", dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Hidden tensors [N, T, d] of ids [N, T], float32, computed in `dtype`; what: the title of a progress bar."""
+    run = runner(knowledge, depth, dtype)
     parts = ids.split(16)
     return torch.cat([run(part) for part in tqdm(parts, desc=what, leave=False, disable=not what or len(parts) < 20)])
 
@@ -88,7 +91,9 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
         learn, held = windows(knowledge, count)
         found = []
         for ids in (learn, held):
-            vectors = place.through(states(knowledge, place.depth, ids, "hidden vectors of own texts"))
+            key = ("states", place.depth, count, len(found))
+            plain = shelved(knowledge, key, partial(states, knowledge, place.depth, ids, "hidden vectors of own texts"))
+            vectors = place.through(plain)
             found.append((vectors[:, 1:], ids[:, 1:]))
         (a, b), (c, d) = found
         return Study(a.flatten(0, 1), b.flatten(), c.flatten(0, 1), d.flatten(), (a, b, c, d))
@@ -111,21 +116,24 @@ def windows(knowledge: Knowledge, count: int = TOKENS) -> tuple[Tensor, Tensor]:
     return learn[: max(1, count // WINDOW)], held[: max(1, round(count * HELD) // WINDOW)]
 
 
-def bank(knowledge: Knowledge, depth: int, vocabulary: int) -> Tensor:
-    """One vector [V, d] of every token in a random context; each row begins with a token that is not counted."""
+def bank(knowledge: Knowledge, depth: int, vocabulary: int, contexts: int = 1) -> Tensor:
+    """The mean vector [V, d] of every token in random contexts; what a row begins with is not counted."""
 
     def make() -> Tensor:
-        draw = torch.Generator().manual_seed(0)
-        order = torch.randperm(vocabulary, generator=draw)
-        rows = -(-vocabulary // (WINDOW - 1))
-        padded = torch.cat([order, order[: rows * (WINDOW - 1) - vocabulary]]).view(rows, WINDOW - 1)
-        ids = torch.cat([torch.randint(vocabulary, (rows, 1), generator=draw), padded], dim=1)
-        found = states(knowledge, depth, ids, "a vector of every token")[:, 1:].flatten(0, 1)
-        vectors = found.new_empty(vocabulary, found.shape[1])
-        vectors[padded.flatten()] = found
-        return vectors
+        draw, rows = torch.Generator().manual_seed(0), -(-vocabulary // (WINDOW - 1))
+        mean: Tensor | None = None
+        for _ in range(contexts):
+            order = torch.randperm(vocabulary, generator=draw)
+            order = torch.cat([order, order[: rows * (WINDOW - 1) - vocabulary]]).view(rows, WINDOW - 1)
+            ids = torch.cat([torch.randint(vocabulary, (rows, 1), generator=draw), order], dim=1)
+            found = states(knowledge, depth, ids, "a vector of every token")[:, 1:].flatten(0, 1)
+            vectors = found.new_empty(vocabulary, found.shape[1])
+            vectors[order.flatten()] = found / contexts
+            mean = vectors if mean is None else mean.add_(vectors)
+        assert mean is not None
+        return mean
 
-    return shelved(knowledge, ("bank", depth, vocabulary), make)
+    return shelved(knowledge, ("bank", depth, vocabulary, contexts), make)
 
 
 def counted(tokens: Tensor, vocabulary: int, more: float = 0.1) -> Tensor:

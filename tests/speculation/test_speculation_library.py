@@ -2,37 +2,11 @@
 
 import pytest
 import torch
+from sequence import GREEDY, N, assert_same
 
 import lsplit_kit as lk
 
 torch.set_num_threads(1)
-N = 14
-GREEDY = dict(max_new_tokens=N, do_sample=False, output_logits=True, return_dict_in_generate=True)
-PROMPT = "tick tock tick tock tick"
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return lk.load("toy-llama")
-
-
-@pytest.fixture(scope="module")
-def ids(llama):
-    return llama[1](PROMPT, return_tensors="pt")["input_ids"]
-
-
-@pytest.fixture(scope="module")
-def sequential(llama, ids):
-    return llama[0].generate(ids, min_new_tokens=N, **GREEDY)
-
-
-def assert_same(ours, wanted, upto=N):
-    """The same token at every position, and logits that differ by rounding only."""
-    end = wanted.sequences.shape[1] - N + upto
-    assert ours.sequences.tolist() == wanted.sequences[:, :end].tolist()
-    assert len(ours.logits) == upto
-    for mine, theirs in zip(ours.logits, wanted.logits, strict=False):
-        assert (mine - theirs).abs().max() <= 2e-4
 
 
 def wrong_at(model, place):

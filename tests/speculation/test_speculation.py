@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from sequence import GREEDY, PROMPT, N, assert_same
 
 import lsplit_kit as lk
 from lsplit_kit.errors import LsplitError
@@ -11,9 +12,6 @@ from lsplit_kit.split.lookup import Guess, Lookup
 from lsplit_kit.split.pace import PROBE, Odds, Pace, StepTime, expected
 
 torch.set_num_threads(1)
-N = 14
-GREEDY = dict(max_new_tokens=N, do_sample=False, output_logits=True, return_dict_in_generate=True)
-PROMPT = "tick tock tick tock tick"
 
 
 class Oracle:
@@ -37,30 +35,6 @@ class Oracle:
 
     def usual(self, kind):
         return 0.9
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return lk.load("toy-llama")
-
-
-@pytest.fixture(scope="module")
-def ids(llama):
-    return llama[1](PROMPT, return_tensors="pt")["input_ids"]
-
-
-@pytest.fixture(scope="module")
-def sequential(llama, ids):
-    return llama[0].generate(ids, min_new_tokens=N, **GREEDY)
-
-
-def assert_same(ours, wanted, upto=N):
-    """The same token at every position, and logits that differ by rounding only."""
-    end = wanted.sequences.shape[1] - N + upto
-    assert ours.sequences.tolist() == wanted.sequences[:, :end].tolist()
-    assert len(ours.logits) == upto
-    for mine, theirs in zip(ours.logits, wanted.logits, strict=False):
-        assert (mine - theirs).abs().max() <= 2e-4
 
 
 def knowing(split, wanted, wrong=-1, **options):

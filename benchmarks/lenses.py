@@ -12,14 +12,17 @@ import common
 from tqdm import tqdm
 
 import lsplit_kit as lk
-from lsplit_kit.attacks.knowledge import Knowledge
-from lsplit_kit.attacks.logit_lens import LogitLens
-from lsplit_kit.attacks.match import VocabMatch
-from lsplit_kit.attacks.record import record
-from lsplit_kit.attacks.report import agreement, report
-from lsplit_kit.attacks.run_tail import RunTail
-from lsplit_kit.attacks.soft import SoftEmbedding
-from lsplit_kit.attacks.tuned_lens import TunedLens
+from lsplit_kit.attacks import (
+    Knowledge,
+    LogitLens,
+    RunTail,
+    SoftEmbedding,
+    TunedLens,
+    VocabMatch,
+    agreement,
+    record,
+    report,
+)
 from lsplit_kit.data import prompts, topics
 
 TAILS, DEPTHS, COUNT, FEW, LONGEST, REPLY = (1, 2, 5, 10, 20), (1, 5), 24, 4, 32, 8

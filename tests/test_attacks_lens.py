@@ -4,13 +4,7 @@ import pytest
 import torch
 
 import lsplit_kit as lk
-from lsplit_kit.attacks.knowledge import Knowledge
-from lsplit_kit.attacks.logit_lens import LogitLens
-from lsplit_kit.attacks.match import VocabMatch
-from lsplit_kit.attacks.record import record
-from lsplit_kit.attacks.report import agreement, report
-from lsplit_kit.attacks.run_tail import RunTail
-from lsplit_kit.attacks.tuned_lens import TunedLens
+from lsplit_kit.attacks import Knowledge, LogitLens, RunTail, TunedLens, VocabMatch, agreement, record, report
 from lsplit_kit.data import prompts, topics
 
 torch.set_num_threads(1)

@@ -9,20 +9,23 @@ from sklearn.base import clone
 from transformers import AutoModelForCausalLM
 
 import lsplit_kit as lk
+from lsplit_kit.attacks import (
+    Knowledge,
+    LogitLens,
+    NearestEmbedding,
+    PriorOnly,
+    PrototypeLDA,
+    Ridge,
+    RunTail,
+    SequenceInverter,
+    SoftEmbedding,
+    TunedLens,
+    VocabMatch,
+    agreement,
+    record,
+    report,
+)
 from lsplit_kit.attacks.ahead import said, tail_side
-from lsplit_kit.attacks.knowledge import Knowledge
-from lsplit_kit.attacks.lda import PrototypeLDA
-from lsplit_kit.attacks.logit_lens import LogitLens
-from lsplit_kit.attacks.match import VocabMatch
-from lsplit_kit.attacks.nearest import NearestEmbedding
-from lsplit_kit.attacks.prior import PriorOnly
-from lsplit_kit.attacks.record import record
-from lsplit_kit.attacks.report import agreement, report
-from lsplit_kit.attacks.ridge import Ridge
-from lsplit_kit.attacks.run_tail import RunTail
-from lsplit_kit.attacks.sequence import SequenceInverter
-from lsplit_kit.attacks.soft import SoftEmbedding
-from lsplit_kit.attacks.tuned_lens import TunedLens
 from lsplit_kit.data import topics
 from lsplit_kit.errors import NeedsKnowledge, UnsupportedOption
 from lsplit_kit.models.toys import toy_config

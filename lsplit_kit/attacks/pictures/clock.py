@@ -65,6 +65,12 @@ class Clock:
             made._step_index = self.begin + call
         return made
 
+    def later(self, call: int) -> Clock:
+        """The same steps, counted from a call on."""
+        made = copy.copy(self)
+        made.calls, made.begin, made.times = self.calls - call, self.begin + call, self.times[call:]
+        return made
+
     def clean(self, call: int, output: Tensor, read: Tensor) -> Tensor:
         """The picture's latent as one pair tells it: (x - noise * eps) / signal, by what the denoiser predicts."""
         signal, noise = self.level(call)

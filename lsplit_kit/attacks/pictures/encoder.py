@@ -10,6 +10,7 @@ from torch import Tensor
 from ...errors import UnsupportedOption
 
 AT_ONCE = 256  # rows of candidates in one pass
+CLEARLY = 2.0  # times as far as another layer's row the usual one's has to be
 
 
 class Encoder:
@@ -30,7 +31,8 @@ class Encoder:
         self.table = self.table[: self.vocabulary]
         self.width = self.table.shape[1]
         self.longest = int(tokenizer.model_max_length)
-        self.layer = "last layer"
+        # Stable Diffusion takes the last layer, its larger kin with two encoders the one before
+        self.layer = self.usual = "last layer" if getattr(pipe, "text_encoder_2", None) is None else "layer -1"
 
     def check(self) -> None:
         """Raise UnsupportedOption unless a row depends on nothing that follows it."""
@@ -41,11 +43,13 @@ class Encoder:
         if not torch.allclose(rows[0, :2], rows[1, :2], atol=1e-5):
             raise UnsupportedOption("This text encoder looks ahead, so its rows cannot be matched one by one.")
 
+    @torch.inference_mode()
     def settle(self, rows: Tensor) -> None:
         """Find which layer the rows [T, d] are from: the first one, of a token that everybody knows, tells."""
         made = self._run(torch.tensor([[self.begin, self.end]]))
         away = {name: float((out[0, 0] - rows[0][: self.width]).norm()) for name, out in made.items()}
-        self.layer = min(away, key=lambda name: away[name])
+        best = min(away, key=lambda name: away[name])
+        self.layer = best if away[self.usual] > CLEARLY * away[best] else self.usual
 
     def rows(self, ids: Tensor) -> Tensor:
         """The rows [T, d] of a text [T]."""

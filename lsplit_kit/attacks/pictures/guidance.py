@@ -18,6 +18,7 @@ from ...wire.view import OBSERVERS, View
 from .clock import Clock, first
 from .run import Run
 
+FITS = 0.5  # what may be left of the way from the unguided to the next latent, as a share, for a scale to be believed
 DIGITS = 2  # people choose scales with few of them, and then what was measured is exact
 
 
@@ -51,13 +52,13 @@ def usual(pipe: Any) -> float:
 
 
 def measured(outputs: Sequence[Tensor], latents: Mapping[int, Tensor], clock: Clock) -> float | None:
-    """The scale s that makes each latent from the one before; None where no two in a row crossed."""
+    """The scale s that makes each latent from the one before; None where no two in a row are known, or none fits."""
     clock.check()
     plain, full = clock.fresh(), clock.fresh()
-    above = below = 0.0
+    ways, gone = [], []
     for call, output in enumerate(outputs):
         if call not in latents:
-            return None if not below else round(above / below, DIGITS)
+            break
         here = latents[call]
         without, conditioned = output.chunk(2)
         a, b = (
@@ -65,7 +66,11 @@ def measured(outputs: Sequence[Tensor], latents: Mapping[int, Tensor], clock: Cl
             for s, noise in ((plain, without), (full, conditioned))
         )
         if call + 1 in latents:
-            way = (b - a).to(torch.float64)
-            above += float(((latents[call + 1] - a) * way).sum())
-            below += float(way.square().sum())
-    return round(above / below, DIGITS) if below else None
+            ways.append((b - a).to(torch.float64).flatten())
+            gone.append((latents[call + 1] - a).to(torch.float64).flatten())
+    if not ways:
+        return None
+    way, far = torch.cat(ways), torch.cat(gone)
+    scale = float(way @ far / (way @ way).clamp_min(1e-30))
+    misses = float((far - scale * way).norm() / far.norm().clamp_min(1e-30))
+    return round(scale, DIGITS) if misses < FITS else None

@@ -24,6 +24,7 @@ from .run import runs
 SURE = 3.0  # times the error of the known first row: what is farther away is another token
 APART = 2.0  # times as far as the best one has the second to be; if it is nearer, both are put through the codec
 LOOKS = (0, 32, 256, 1024)  # the nearest candidates that are, in turn, until one falls on what crossed
+ENDS = 1.5  # times the largest error of the rows read so far, for all rows behind an end
 FALLS = 0.25  # of the first row's error: so near is what crossed
 STRANGE = 0.5  # relative error of the first row from which on it is no text's: an empty prompt that became zeros
 SAME = 0.99  # share of values that have to come out of the codec alike when the whole prompt is put through it
@@ -81,12 +82,21 @@ class PromptMatch(Attack):
         empty = self.noise_ > STRANGE * float(start.norm())
         while not empty and len(ids) < length and (len(ids) == 1 or ids[-1] != encoder.end):
             best = self._next(torch.tensor(ids), text, number)
+            if not self.exact_ and best[0] != encoder.end and (best == encoder.end).any() and self._ends(ids, rows):
+                best = torch.cat([best.new_tensor([encoder.end]), best[best != encoder.end]])
             ids.append(int(best[0]))
             top.append(best)
         rest = length - len(ids)
         filled = torch.tensor(ids + [encoder.pad] * rest)
         top += [torch.tensor([encoder.pad, *[-1] * (BEST - 1)])] * rest
         return filled, torch.stack(top)
+
+    def _ends(self, ids: list[int], rows: Tensor) -> bool:
+        """Whether all rows that are left are those of an end and padding: the codec may make one row of two tokens."""
+        encoder, t = self.encoder_, len(ids)
+        made = encoder.rows(torch.tensor([*ids, encoder.end, *[encoder.pad] * (len(rows) - t - 1)]))
+        away = (made - rows).norm(dim=-1) / made.norm(dim=-1)
+        return float(away[t:].max()) < ENDS * float(away[:t].max())
 
     def _next(self, before: Tensor, text: Tensor, number: int) -> Tensor:
         """The ten best tokens behind `before` [t], of one of the texts [B, T, d]."""

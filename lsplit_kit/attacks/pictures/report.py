@@ -83,12 +83,13 @@ def report_pictures(found: Painted, capture: Capture, by_step: bool = False) -> 
             }  # fmt: skip
         )
         strip = found.strip(number) if by_step else [None] * len(found.steps[number])
+        skipped = len(truth["reads"][number]) - len(strip)  # an attack may look at the last calls only
         for call, (belief, painted) in enumerate(zip(found.steps[number], strip, strict=True)):
             a, b = compared(painted, picture) if painted is not None else (float("nan"), float("nan"))
             seen = {"correlation": correlation(belief, true), "psnr": a, "ssim": b}
             if found.reads is not None:
-                seen["read_psnr"] = psnr_of(found.reads[number][call], truth["reads"][number][call])
-            steps.append({"picture": number, "call": call, **seen})
+                seen["read_psnr"] = psnr_of(found.reads[number][call], truth["reads"][number][skipped + call])
+            steps.append({"picture": number, "call": skipped + call, **seen})
     return PictureReport(found.attack, found.observer, pd.DataFrame(rows), pd.DataFrame(steps), found.cost)
 
 

@@ -42,7 +42,7 @@ class Clock:
 
     def level(self, call: int) -> tuple[float, float]:
         """(signal, noise): the denoiser reads signal * x0 + noise * eps at a call."""
-        sigmas = getattr(self._set, "sigmas", None)
+        sigmas: Any = getattr(self._set, "sigmas", None)
         if self.flow:
             sigma = float(sigmas[self.begin + call])
             return 1 - sigma, sigma

@@ -58,7 +58,7 @@ class HiddenInversion(PictureAttack):
             scale = usual(knowledge.model) if self.guidance is None else self.guidance
             self.own_ = drawn(knowledge, 10, min(24, len(knowledge.text)), scale)[1]
 
-    def _reconstruct(self, view: View) -> Painted:
+    def _reconstruct(self, view: View) -> Painted:  # type: ignore[override]
         latents, steps, reads, pictures = [], [], [], []
         draw = drawer(self.knowledge_)
         for run in runs(view):

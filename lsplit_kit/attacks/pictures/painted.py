@@ -12,10 +12,9 @@ from ...wire.capture import Capture
 from ...wire.view import OBSERVERS
 from ..knowledge import Knowledge
 from .base import Painted, PictureAttack, cut_of
-from .clean import CleanEstimate
 from .fitted import FittedTelescope
 from .inversion import HiddenInversion
-from .replay import OwnReplay
+from .replay import OwnReplay, ReplaySampler
 from .report import compared, opened
 from .telescope import Telescope
 
@@ -59,7 +58,7 @@ def strongest(capture: Capture, observer: str, knowledge: Knowledge, guidance: f
     if sees == ("down",):
         can = all(map(knowledge.has, FittedTelescope.requires))
         return FittedTelescope(guidance=guidance) if can else Telescope(guidance=guidance)
-    return CleanEstimate(guidance=guidance)
+    return ReplaySampler(guidance=guidance)
 
 
 def view_calls(capture: Capture) -> int:

@@ -7,6 +7,7 @@ Tokens are tried behind the text read so far until one gives the row that crosse
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -107,7 +108,7 @@ class PromptMatch(Attack):
             ids = search.more(width - len(search.ids)) if width < vocabulary else self._left(search)
             if len(before) == 1 and width == vocabulary:  # behind the first token all prompts are alike
                 key = ("prompt start", self.encoder_.layer, len(ids))
-                vectors = shelved(self.knowledge_, key, lambda ids=ids: self._tried(before, ids))
+                vectors = shelved(self.knowledge_, key, partial(self._tried, before, ids))
             else:
                 vectors = self._tried(before, ids)
             search.add(ids, vectors)

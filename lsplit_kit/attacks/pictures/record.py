@@ -37,7 +37,7 @@ def record_picture(
     heard: list[tuple[Tensor, Tensor | None]] = []
 
     def hear(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        read = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        read: Any = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         heard.append((read.detach().clone(), kwargs.get("encoder_hidden_states")))
 
     quiet = dict(getattr(pipe, "_progress_bar_config", {}))
@@ -53,8 +53,9 @@ def record_picture(
                 latent = torch.as_tensor(pipe(prompt, **call).images)[:1]
                 found = {"latent": latent, "picture": torch.from_numpy(draw(latent)), **_tokens(pipe, prompt)}
                 found["reads"] = torch.stack([read[0] for read, _ in heard])[None]
-                if heard[0][1] is not None:
-                    found["embeddings"] = heard[0][1][-1:].detach()
+                text = heard[0][1]
+                if text is not None:
+                    found["embeddings"] = text[-1:].detach()
                 for name, tensor in found.items():
                     truth.setdefault(name, []).append(tensor)
     finally:

@@ -261,10 +261,17 @@ def inside(k, observer="cloud", name="emoji-ldm", **options):
 def test_hidden_tensors_give_the_latent_back_as_long_as_they_have_more_values_than_it():
     found, shallow = inside(0, iterations=40)
     _, deeper = inside(1, iterations=60)
-    _, deepest = inside(2, iterations=60, guidance=SCALE)
+    _, deepest = inside(2, iterations=60, joint=False, guidance=SCALE)
     levels = [r.by_step().read_psnr.iloc[-1] for r in (shallow, deeper, deepest)]
     assert levels[0] > 100 and 40 < levels[1] < levels[0] and 10 < levels[2] < 30
     assert shallow.row()["psnr"] > 60 and found.notes["guidance"] == SCALE
+
+
+def test_two_calls_together_say_what_one_leaves_open():
+    _, alone = inside(2, iterations=50, joint=False, guidance=SCALE)
+    found, together = inside(2, iterations=50)
+    levels = [r.by_step().read_psnr.iloc[-1] for r in (alone, together)]
+    assert levels[1] > levels[0] + 3 and found.notes["guidance"] == pytest.approx(SCALE, abs=1)
 
 
 def test_the_uplink_of_a_cut_inside_is_enough():

@@ -69,11 +69,10 @@ class Ends:
 
     def noise(self, read: Tensor, time: Tensor, answer: Tensor | None) -> Tensor:
         """The denoiser's output [R, C, h, w]: with the answer that came down, or computed by the public model."""
-        with torch.inference_mode():
-            if answer is None:
-                return self._whole(read, time, **self._given, return_dict=False)[0]
-            self._ear.answer = answer
-            return self._local(read, time, **self._given, return_dict=False)[0]
+        if answer is None:
+            return self._whole(read, time, **self._given, return_dict=False)[0]
+        self._ear.answer = answer
+        return self._local(read, time, **self._given, return_dict=False)[0]
 
 
 def _spread(given: dict[str, Any], rows: int, count: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A cut inside the U-Net: the hidden tensors that cross give the latent, and the latent gives the picture.
 
 The public head is run backwards. Behind conv_in alone that is a linear system with many more equations than unknowns;
-each down block squeezes more, until a hidden tensor has fewer values than the latent and only a guess is left, which
-the latents of own pictures make better.
+each down block squeezes more, until a hidden tensor has fewer values than the latent. Then several calls together have
+enough: the latent of the first of them decides all the others.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from .clock import Clock
 from .fitted import drawn
 from .guidance import guided, usual
 from .head import Ends
+from .joint import jointly
 from .run import Run, runs
 
+TOGETHER = 3  # calls that one latent has to explain, at most: each costs a run of both ends at every trial
 REACH = 3  # a patch of the latent is read from so many by so many places of the hidden tensor
 
 
@@ -31,7 +33,9 @@ class HiddenInversion(PictureAttack):
     calls: how many of the last calls are inverted; two are needed to measure a guidance scale. queries: own latents
     that are put through the head to fit the decoder, 0: the search begins at zero. iterations: of the search at each
     call, 0: the decoder alone. pull: weight of staying near the decoder's answer, for hidden tensors that say too
-    little. guidance: as in CleanEstimate. Own latents are those of pictures of `Knowledge.text`, noised, or else noise.
+    little. joint: search for one latent that explains the last calls together (three at most), and for the guidance
+    scale with it; None: where one hidden tensor has fewer values than the latent. guidance: as in CleanEstimate.
+    Own latents are those of pictures of `Knowledge.text`, noised, or else noise.
     """
 
     requires: ClassVar[tuple[str, ...]] = (*PictureAttack.requires, "denoiser", "layer")
@@ -43,9 +47,11 @@ class HiddenInversion(PictureAttack):
         queries: int = 0,
         iterations: int = 150,
         pull: float = 1e-7,
+        joint: bool | None = None,
         guidance: float | None = None,
     ) -> None:
-        self.calls, self.queries, self.iterations, self.pull, self.guidance = calls, queries, iterations, pull, guidance
+        self.calls, self.queries, self.iterations, self.pull = calls, queries, iterations, pull
+        self.joint, self.guidance = joint, guidance
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
         if not cut_of(view):
@@ -75,12 +81,24 @@ class HiddenInversion(PictureAttack):
         """(finished latent [C, h, w], beliefs and latents as read [S, C, h, w] at the last calls) of a run."""
         ends, sees_down = Ends(self.knowledge_, self.depth_, run), "down" in OBSERVERS[view.observer]
         last = range(max(0, run.calls - self.calls), run.calls)
-        reads, outputs = {}, {}
-        for call in last:
-            reads[call] = self._search(ends, run, clock, call)
-            rows = reads[call].expand(ends.rows, -1, -1, -1)
-            outputs[call] = ends.noise(rows, self._time(run, clock, call), run.outputs[call] if sees_down else None)
-        noises, scale = self._guided(view, clock, {c: reads[c] / clock.scale(c) for c in last}, outputs)
+        answers = {call: run.outputs[call] if sees_down else None for call in last}
+        times = {call: self._time(run, clock, call) for call in last}
+        option = self.guidance
+        few = run.inputs[last[-1]][0].numel() < ends.channels * 4**self.depth_ * run.inputs[last[-1]][0, 0].numel()
+        reads: dict[int, Tensor] = {}
+        if self.iterations and len(last) > 1 and (few if self.joint is None else self.joint):
+            start = usual(self.knowledge_.model) if option is None else option
+            some = {call: answers[call] for call in last[-TOGETHER:]}
+            reads, found, steps = jointly(ends, run, clock, some, times, start, self.iterations, self.pull)
+            option = found if option is None else option
+            self.cost_.candidates += steps
+        reads = {call: self._search(ends, run, clock, call) if call not in reads else reads[call] for call in last}
+        with torch.no_grad():
+            outputs = {
+                call: ends.noise(reads[call].expand(ends.rows, -1, -1, -1), times[call], answers[call]) for call in last
+            }
+        latents = {call: reads[call] / clock.scale(call) for call in last}
+        noises, scale = self._guided(view, clock, latents, outputs, option)
         self.scale_ = scale
         beliefs = [clock.clean(call, noise, reads[call]) for call, noise in zip(last, noises, strict=True)]
         end = last[-1]
@@ -89,15 +107,15 @@ class HiddenInversion(PictureAttack):
         return latent[0], torch.cat([*beliefs[:-1], latent]), torch.cat([reads[call] for call in last])
 
     def _guided(
-        self, view: View, clock: Clock, latents: dict[int, Tensor], outputs: dict[int, Tensor]
+        self, view: View, clock: Clock, latents: dict[int, Tensor], outputs: dict[int, Tensor], option: float | None
     ) -> tuple[list[Tensor], float | None]:
         """The noises of the inverted calls after guidance, and its scale."""
         first = min(outputs)
-        if first and self.guidance is None and len(outputs) > 1:  # the clock's steps begin at the first one inverted
+        if first and option is None and len(outputs) > 1:  # the clock's steps begin at the first one inverted
             clock = clock.later(first)
         numbered = [outputs[call] for call in sorted(outputs)]
         renumbered = {call - first: latent for call, latent in latents.items()}
-        return guided(numbered, renumbered, clock, view, self.knowledge_.model, self.guidance)
+        return guided(numbered, renumbered, clock, view, self.knowledge_.model, option)
 
     def _search(self, ends: Ends, run: Run, clock: Clock, call: int) -> Tensor:
         """The latent [1, C, h, w] that the denoiser read at a call."""

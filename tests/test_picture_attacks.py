@@ -18,12 +18,17 @@ from lsplit_kit import figures
 from lsplit_kit.attacks import pictures as A
 from lsplit_kit.attacks.pictures.clock import Clock
 from lsplit_kit.attacks.pictures.guidance import said
+from lsplit_kit.attacks.pictures.ladder import ladder, usual_attacks
 from lsplit_kit.attacks.pictures.report import compared, correlation, psnr_of
 from lsplit_kit.attacks.pictures.run import runs
 from lsplit_kit.attacks.report import report
 
 torch.set_num_threads(1)
-pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+]
 PROMPTS, SEEDS, STEPS, SCALE = ["a red apple", "octopus"], (3, 4), 3, 3.0
 OWN = ["tulip emoji", "a rocket", "crab", "green heart", "a dog", "pizza"]
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -351,6 +356,17 @@ def test_attacks_keep_scikit_learns_manners(attack):
 def test_the_card_of_an_attack_says_both_directions():
     assert "reads what goes up and down" in repr(A.ReplaySampler())
     assert "reads what goes up;" in repr(A.OwnReplay()) and "reads what goes down;" in repr(A.Telescope())
+
+
+def test_the_ladder_has_a_row_for_every_attack_that_may_run():
+    without = ladder(taken("lockstep"), known())
+    assert without[["attack", "observer"]].values.tolist() == [
+        ["CleanEstimate", "cloud"], ["CleanEstimate", "cloud"], ["ReplaySampler", "cloud"],
+        ["OwnReplay", "eavesdrop_up"], ["Telescope", "eavesdrop_down"],
+    ]  # fmt: skip
+    assert without.options.tolist() == ["step=0", "", "", "", ""] and without.exact.tolist() == [0, 0, 1, 1, 0]
+    cut = taken(prompts=("octopus",), steps=2, at="blocks", head=1, tail=1)
+    assert {type(attack) for attack in usual_attacks(cut)["cloud"]} == {A.HiddenInversion}
 
 
 # -- captures and the truth ------------------------------------------------------------------------

@@ -16,7 +16,8 @@ CODECS = (ROOT / "docs" / "codecs.md").read_text("utf-8")
 LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
 DRAFTS = (ROOT / "docs" / "speculation.md").read_text("utf-8")
 LEAKAGE = (ROOT / "docs" / "leakage.md").read_text("utf-8")
-PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE)
+ATTACKS = (ROOT / "docs" / "attacks.md").read_text("utf-8")
+PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE, ATTACKS)
 BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
@@ -36,6 +37,7 @@ BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", 
         "leakage",
         "canaries",
         "alarms",
+        "attacks",
     ],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
@@ -61,6 +63,7 @@ def test_the_examples_run_verbatim(code, tmp_path):
         "docs/latency.md",
         "docs/speculation.md",
         "docs/leakage.md",
+        "docs/attacks.md",
         "docs/errors/README.md",
     ],
 )

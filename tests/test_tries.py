@@ -11,8 +11,9 @@ from lsplit_kit.attacks.match import VocabMatch
 from lsplit_kit.attacks.record import record
 from lsplit_kit.attacks.report import report
 from lsplit_kit.attacks.search import BEST, Search, ranked
-from lsplit_kit.attacks.study import Place
+from lsplit_kit.attacks.study import WINDOW, Place, windows
 from lsplit_kit.attacks.tries import AT_ONCE, Tries
+from lsplit_kit.errors import NeedsKnowledge
 
 torch.set_num_threads(1)
 PROMPTS = ["tick tock tick tock", "count me", "my hat, your hat"]
@@ -145,3 +146,14 @@ def test_the_downlink_is_matched_as_well(llama, know):
     attack.reads = "down"
     said = report(attack.fit(view, know).reconstruct(view), capture)
     assert said.exact() == 1
+
+
+def test_text_to_fit_with_and_to_calibrate_with_are_apart(know, llama):
+    passages = [letter * 70 for letter in "abcdefghijkl"]
+    for some in (passages, passages[:2], ["".join(passages)]):
+        learn, held = windows(know.but(text=some))
+        assert len(learn) and len(held) and learn.shape[1] == held.shape[1] == WINDOW
+        if len(some) > 1:
+            assert not set(learn.flatten().tolist()) & set(held.flatten().tolist()) - set(llama[1]("")["input_ids"])
+    with pytest.raises(NeedsKnowledge, match="too short"):
+        windows(know.but(text=["a few words"]))

@@ -10,14 +10,20 @@ from .attack import Attack, Cost, Reconstruction
 from .knowledge import Knowledge
 from .layers import misfit
 from .lda import PrototypeLDA
+from .logit_lens import LogitLens
 from .match import VocabMatch
 from .nearest import NearestEmbedding
 from .prior import PriorOnly
 from .record import record
-from .report import Report, report
+from .report import Agreement, Report, agreement, report
 from .ridge import Ridge
+from .run_tail import RunTail
+from .sequence import SequenceInverter
+from .soft import SoftEmbedding
+from .tuned_lens import TunedLens
 
 __all__ = [
-    "Attack", "Cost", "Knowledge", "NearestEmbedding", "PriorOnly", "PrototypeLDA", "Reconstruction", "Report", "Ridge",
-    "VocabMatch", "misfit", "record", "report",
+    "Agreement", "Attack", "Cost", "Knowledge", "LogitLens", "NearestEmbedding", "PriorOnly", "PrototypeLDA",
+    "Reconstruction", "Report", "Ridge", "RunTail", "SequenceInverter", "SoftEmbedding", "TunedLens", "VocabMatch",
+    "agreement", "misfit", "record", "report",
 ]  # fmt: skip

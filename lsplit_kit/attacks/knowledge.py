@@ -18,11 +18,11 @@ WEIGHTS = ("public", "fine-tuned", "architecture", "none")
 class Knowledge(Card):
     """The attacker's side of a threat model; by default as much as anyone has of an open model.
 
-    model, tokenizer: the attacker's own copy. head, tail: what that copy has to do with the weights at work there:
-    "public" (they are the same), "fine-tuned" (those were trained on from these), "architecture" (only the classes and
-    sizes agree), "none". text: passages of any origin but the victim's. queries: runs token ids [B, T] through the very
-    head and returns hidden tensors [B, T, d]. template, codec, layer: whether the fixed text around prompts, the codec
-    on the wire and the place of the cut are known.
+    model, tokenizer: the attacker's own copy; of pictures, the public pipeline. head, tail: what it has to do with the
+    weights at work there: "public" (they are the same), "fine-tuned" (those were trained on from these),
+    "architecture" (only the classes and sizes agree), "none". text: passages of any origin but the victim's. queries:
+    runs token ids [B, T] through the very head and returns hidden tensors [B, T, d]. template, codec, layer: whether
+    the fixed text around prompts, the codec on the wire and the place of the cut are known.
     """
 
     model: Any = None
@@ -64,7 +64,21 @@ class Knowledge(Card):
             "language model": own and "architecture" not in (self.head, self.tail),
             "text": bool(self.text),
             "layer": self.layer,
+            "scheduler": getattr(self.model, "scheduler", None) is not None,
+            **{name: known and self._part(*parts) for name, (known, parts) in self._of_pictures().items()},
         }[what]
+
+    def _of_pictures(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
+        """Parts of a pipeline: whether their weights are known as far as those of head and tail, and their names."""
+        head, tail = (side in ("public", "fine-tuned") for side in (self.head, self.tail))
+        return {
+            "denoiser": (head and tail, ("unet", "transformer")),
+            "autoencoder": (tail, ("vae",)),
+            "text encoder": (head, ("text_encoder",)),
+        }
+
+    def _part(self, *names: str) -> bool:
+        return any(getattr(self.model, name, None) is not None for name in names)
 
     def grant(self, attack: str, requires: Sequence[str]) -> None:
         """Raise NeedsKnowledge unless everything in `requires` is known."""

@@ -11,6 +11,8 @@ from .knowledge import Knowledge
 from .probe import Probe
 from .study import Study, bank
 
+FLAT = 1e-6  # of the vectors' own variance that is always added
+
 
 class PrototypeLDA(Probe):
     """score_v = (h - b)' C^-1 mu_v - mu_v' C^-1 mu_v / 2 (Fisher 1936), with a prototype mu_v for every token.
@@ -33,7 +35,8 @@ class PrototypeLDA(Probe):
         self.shift_ = rest.mean(0)
         rest = (rest - self.shift_).double()
         spread = rest.T @ rest / len(rest)
-        spread.diagonal().add_(self.penalty * spread.diagonal().mean())
+        # with no layer before the cut nothing is left over, and any small spread does
+        spread.diagonal().add_(self.penalty * spread.diagonal().mean() + FLAT * float(learned.vectors.var()))
         seen = torch.bincount(learned.tokens, minlength=len(mu))[:, None]
         mu.mul_(self.weight).index_add_(0, learned.tokens, learned.vectors - self.shift_).div_(self.weight + seen)
         self.weights_ = torch.linalg.solve(spread, mu.double().T).float()

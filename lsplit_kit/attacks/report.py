@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CaptureError
 from ..wire.capture import Capture
+from ..wire.sealed import Truth
 from .attack import Cost, Reconstruction
 from .candidates import read
 
@@ -74,16 +75,12 @@ def report(found: Reconstruction, capture: Capture) -> Report:
     """Compare a reconstruction with the truth of its capture; raises CaptureError when the capture has none."""
     import pandas as pd
 
-    if capture.sealed is None:
-        raise CaptureError("This capture has no truth to compare with; make one with attacks.record().")
-    truth, parts = capture.sealed.open(), []
-    texts = truth["ids"].split(truth["length"].tolist())
-    if len(texts) != len(found.tokens):
-        raise CaptureError(f"The truth holds {len(texts)} texts, the reconstruction {len(found.tokens)}.")
+    (truth, texts), parts = _texts(found, capture), []
     for number, ids in enumerate(texts):
         bounds = [int(truth[name][number]) for name in ("first", "stop", "reply")]
         at = found.positions[number]
-        right = ids[at]
+        at = at[at < len(ids)]  # nobody said what a guess beyond the text is about
+        right, guess = ids[at], found.tokens[number][: len(at)]
         parts.append(
             pd.DataFrame(
                 {
@@ -91,13 +88,51 @@ def report(found: Reconstruction, capture: Capture) -> Report:
                     "position": at.numpy(),
                     "kind": [kind(p, *bounds) for p in at.tolist()],
                     "truth": right.numpy(),
-                    "guess": found.tokens[number].numpy(),
-                    "right": (found.tokens[number] == right).numpy(),
+                    "guess": guess.numpy(),
+                    "right": (guess == right).numpy(),
                     **_believed(found, number, right),
                 }
             )  # fmt: skip
         )
     return Report(found.attack, found.observer, pd.concat(parts, ignore_index=True), found.cost)
+
+
+class Agreement(NamedTuple):
+    """Shares of positions where what an attack says is what the model says: its best guess, and one of its ten best."""
+
+    best: float
+    top10: float
+    positions: int
+
+
+@torch.inference_mode()
+def agreement(found: Reconstruction, capture: Capture, model: Any) -> Agreement:
+    """How often guesses are what `model`, run unsplit on the true text, finds likeliest at their place.
+
+    For attacks on what comes down, at the places of prompt and reply, and one behind the text. Raises CaptureError.
+    """
+    truth, texts = _texts(found, capture)
+    best = ten = count = 0
+    for number, (ids, top, at) in enumerate(zip(texts, found.top, found.positions, strict=True)):
+        likeliest = model(ids[None]).logits[0].argmax(-1)
+        bounds = [int(truth[name][number]) for name in ("first", "stop", "reply")]
+        kinds = [kind(p, *bounds) if p <= len(ids) else "" for p in at.tolist()]  # drafts that were rejected lie beyond
+        counts = torch.tensor([k in ("prompt", "reply") for k in kinds], dtype=torch.bool)
+        top, at = top[counts], at[counts]
+        hit = top == likeliest[at - 1, None]
+        best, ten, count = best + int(hit[:, 0].sum()), ten + int(hit.any(-1).sum()), count + len(at)
+    return Agreement(best / max(1, count), ten / max(1, count), count)
+
+
+def _texts(found: Reconstruction, capture: Capture) -> tuple[Truth, tuple[Tensor, ...]]:
+    """The truth of a capture and its texts, one for each that was reconstructed; raises CaptureError."""
+    if capture.sealed is None:
+        raise CaptureError("This capture has no truth to compare with; make one with attacks.record().")
+    truth = capture.sealed.open()
+    texts = truth["ids"].split(truth["length"].tolist())
+    if len(texts) != len(found.tokens):
+        raise CaptureError(f"The truth holds {len(texts)} texts, the reconstruction {len(found.tokens)}.")
+    return truth, texts
 
 
 def kind(position: int, first: int, stop: int, reply: int) -> str:
@@ -109,9 +144,9 @@ def kind(position: int, first: int, stop: int, reply: int) -> str:
 
 def _believed(found: Reconstruction, number: int, truth: Tensor) -> dict[str, object]:
     if found.log_probs is None:
-        hit = found.top[number] == truth[:, None]
+        hit = found.top[number][: len(truth)] == truth[:, None]
         rank = torch.where(hit.any(-1), hit.float().argmax(-1) + 1, -1)
         nothing = torch.full((len(truth),), float("nan"))
         return {"rank": rank.numpy(), "log_prob": nothing.numpy(), "mass": nothing.numpy()}
-    said = read([found.log_probs(number)], truth)
+    said = read([found.log_probs(number)[: len(truth)]], truth)
     return {"rank": said.rank, "log_prob": said.log_prob, "mass": said.mass}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..errors import NeedsKnowledge
 from ..quantization import codec, loses
 from ..split.graft import head_side
 from ..wire.view import View
@@ -88,9 +90,11 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
 
     def make() -> Study:
         learn, held = windows(knowledge, count)
-        found = []
+        found: list[tuple[Tensor, Tensor]] = []
         for ids in (learn, held):
-            vectors = place.through(states(knowledge, place.depth, ids, "hidden vectors of own texts"))
+            key = ("states", place.depth, count, len(found))
+            plain = shelved(knowledge, key, partial(states, knowledge, place.depth, ids, "hidden vectors of own texts"))
+            vectors = place.through(plain)
             found.append((vectors[:, 1:], ids[:, 1:]))
         (a, b), (c, d) = found
         return Study(a.flatten(0, 1), b.flatten(), c.flatten(0, 1), d.flatten(), (a, b, c, d))
@@ -99,16 +103,25 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
 
 
 def windows(knowledge: Knowledge, count: int = TOKENS) -> tuple[Tensor, Tensor]:
-    """Token ids [N, WINDOW] to fit with and to calibrate with; no passage gives to both."""
-    passages = list(knowledge.text or ())
-    every = max(2, round(1 / HELD))
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for number, passage in enumerate(passages):
+    """Token ids [N, WINDOW] to fit with and to calibrate with; no passage gives to both, unless there is but one.
+
+    Raises NeedsKnowledge when the attacker's text is too short for both.
+    """
+    cut = []
+    for passage in knowledge.text or ():
         ids = knowledge.tokenizer(passage, return_tensors="pt", verbose=False)["input_ids"][0]
-        whole = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
-        parts[number % every == every - 1].append(whole)
-    learn, held = (torch.cat(p) if p else torch.empty(0, WINDOW, dtype=torch.long) for p in parts)
+        if len(ids) >= WINDOW:
+            cut.append(ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW))
+    if len(cut) == 1:
+        cut = list(cut[0].split(max(1, round(len(cut[0]) * HELD))))
+    if len(cut) < 2:
+        raise NeedsKnowledge(f"The attacker's text is too short: it needs two passages of {WINDOW} tokens or more.")
+    every = min(round(1 / HELD), len(cut))
     order = torch.Generator().manual_seed(0)
+    learn, held = (
+        torch.cat([rows for number, rows in enumerate(cut) if (number % every == every - 1) == kept])
+        for kept in (False, True)
+    )
     learn, held = (p[torch.randperm(len(p), generator=order)] for p in (learn, held))
     return learn[: max(1, count // WINDOW)], held[: max(1, round(count * HELD) // WINDOW)]
 

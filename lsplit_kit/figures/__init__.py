@@ -3,6 +3,7 @@
 from .caches import caches
 from .crossover import crossover, crossover_map
 from .exactness import exactness_alt, exactness_figure, exactness_png
+from .painted import painted, painted_alt, painted_png
 from .picture import picture_alt, picture_html, picture_png
 from .quantization import channels, levels, rate_distortion
 from .recomputed import recomputed
@@ -14,6 +15,7 @@ from .timing import deployment_bars
 
 __all__ = [
     "Shown", "cache_saving", "caches", "channels", "crossover", "crossover_map", "deployment_bars", "exactness_alt",
-    "exactness_figure", "exactness_png", "levels", "picture_alt", "picture_html", "picture_png", "rate_distortion",
-    "recomputed", "show", "stack_alt", "stack_png", "stack_svg", "strip", "strip_png",
+    "exactness_figure", "exactness_png", "levels", "painted", "painted_alt", "painted_png", "picture_alt",
+    "picture_html", "picture_png", "rate_distortion", "recomputed", "show", "stack_alt", "stack_png", "stack_svg",
+    "strip", "strip_png",
 ]  # fmt: skip

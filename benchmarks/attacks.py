@@ -1,0 +1,152 @@
+"""What attacks read off the wire: attack x depth x codec, with bits per token and what it cost.
+
+Prompts are the kit's own (`lsplit_kit.data.prompts`), as a user's message under the chat template, cut to 32 tokens,
+and the model's greedy reply to each; attackers are fitted to the text that every Python carries. The template is not
+counted. Rows are written as they come, and a run that was stopped goes on where it was (`--fresh` begins anew).
+`--full`: all 300 prompts and every depth.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import common
+from tqdm import tqdm
+
+import lsplit_kit as lk
+from lsplit_kit.attacks import (
+    Knowledge,
+    NearestEmbedding,
+    PriorOnly,
+    PrototypeLDA,
+    Report,
+    Ridge,
+    VocabMatch,
+    record,
+    report,
+)
+from lsplit_kit.data import prompts, topics
+from lsplit_kit.errors import CalibrationMissing
+from lsplit_kit.measure.inversion import language_prior, leak_of
+
+DEPTHS, CODECS, OBSERVER = (1, 5, 10, 15, 20, 25, 29), ("fp32", "int8:token", "auto:text"), "eavesdrop_up"
+LADDER = (PriorOnly, NearestEmbedding, Ridge, PrototypeLDA, VocabMatch)
+COUNT, LONGEST, REPLY = 40, 32, 8
+GOALS = {"PrototypeLDA": {1: 0.97, 5: 0.92, 15: 0.80}}
+MATCH = {"accuracy": 0.999, "exact": 0.97, "seconds_per_token": 0.5}
+
+
+def row(said: Report, prior: Report, depth: int, codec: str) -> dict[str, Any]:
+    """One line of the table."""
+    leak = leak_of(said, prior)
+    by_kind = {kind: said.accuracy(kind) for kind in ("prompt", "reply")}
+    figures = {**said.row(), **by_kind, "bits": leak.bits, "low": leak.interval[0], "high": leak.interval[1],
+               "h0": leak.h0, "candidates": said.cost.candidates}  # fmt: skip
+    figures.pop("first")  # under a template no prompt has a position 0
+    named = {"depth": depth, "codec": codec, "prompts": int(said.tokens.conversation.nunique())}
+    return {**named, **{k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()}}
+
+
+def measure(args: Any, rows: list[dict[str, Any]], save: Any) -> dict[str, Any]:
+    """Every depth and codec that is not in `rows` yet."""
+    count, depths = (300, range(1, 30)) if args.full else (4, (1,)) if args.quick else (COUNT, DEPTHS)
+    depths, codecs = args.depths or depths, args.codecs or CODECS
+    texts, own = [p.text for p in prompts(count=count)], [text for _, text in topics("all")]
+    model, tok = lk.load("smollm2")
+    told = None
+    for depth in tqdm(depths, desc="depths"):
+        know = Knowledge(
+            model, tok, text=own
+        )  # a new one each: what it worked out for one depth is of no use elsewhere
+        for codec in codecs:
+            done = {r["attack"] for r in rows if (r["depth"], r["codec"], r["prompts"]) == (depth, codec, count)}
+            if done >= {a.__name__ for a in LADDER}:
+                continue
+            try:
+                lm = lk.split(model, head=depth, tail=0, codec=(codec, "fp32"))
+            except CalibrationMissing:
+                continue  # the kit ships calibrations for some depths
+            capture = record(lm, texts, longest=LONGEST, new_tokens=REPLY)
+            view, prior = capture.view(OBSERVER), None
+            for cls in LADDER:
+                attack = cls().fit(view, know)
+                said = report(attack.reconstruct(view), capture)
+                prior = said if prior is None else prior
+                if cls.__name__ not in done:
+                    rows.append(row(said, prior, depth, codec))
+                    save(rows)
+            if told is None:
+                told = language_prior(model, prior)
+    if told is not None:
+        args.expected = float(-told.expected.mean() / 0.6931471805599453)
+    return {"rows": rows}
+
+
+def judged(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Goals of the ladder, what was measured, and whether it is met."""
+    found = []
+    matched = [r for r in rows if r["attack"] == "VocabMatch"]
+    for name, goal in MATCH.items():
+        worst = (max if name == "seconds_per_token" else min)((r[name] for r in matched), default=float("nan"))
+        met = worst <= goal if name == "seconds_per_token" else worst >= goal
+        found.append([f"matching, worst {name}", f"{goal:g}", f"{worst:.4g}", "yes" if met else "no"])
+    for attack, goals in GOALS.items():
+        for depth, goal in goals.items():
+            got = [r["accuracy"] for r in rows if (r["attack"], r["depth"], r["codec"]) == (attack, depth, "fp32")]
+            if got:
+                found.append(
+                    [f"{attack}, depth {depth}", f"{goal:.0%}", f"{got[0]:.1%}", "yes" if got[0] >= goal else "no"]
+                )
+    return found
+
+
+def render(r: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    rows = sorted(r["rows"], key=lambda x: (x["codec"] != "fp32", x["codec"], x["depth"]))
+    cells = [
+        [x["attack"], x["depth"], f"`{x['codec']}`", f"{x['accuracy']:.1%}", f"{x['top10']:.1%}", f"{x['exact']:.0%}",
+         f"{x['reply']:.1%}", f"{x['bits']:.2f} ({x['low']:.2f} to {x['high']:.2f})", f"{x['fit_seconds']:.0f}",
+         f"{x['seconds_per_token']:.3f}"]
+        for x in rows
+    ]  # fmt: skip
+    head = ["attack", "layers before the cut", "codec", "tokens", "ten best", "whole prompts", "reply", "bits a token",
+            "fit (CPU-s)", "CPU-s a token"]  # fmt: skip
+    h0 = next(x["h0"] for x in rows)
+    expected = f", {r['expected']:.2f} for one who has read the text so far" if r.get("expected") else ""
+    said = (
+        f"`smollm2`, {rows[0]['prompts']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each reply, "
+        f"observer `{OBSERVER}`, who knows the public weights, the template, the codec and the cut. Bits: H0 minus "
+        "calibrated cross-entropy, 95 % interval over prompts; "
+        f"H0 is {h0:.2f} bits for one who knows how often words occur{expected}. "
+        "Fitting is shared: an attack that finds the vectors of the texts already there does not pay for them again."
+    )
+    goals = common.table(["goal", "at least (seconds: at most)", "measured", "met"], judged(rows))
+    return f"{said}\n\n{common.table(head, cells)}\n\n{goals}"
+
+
+def main() -> None:
+    """Measure, save after every row, report."""
+    parser = common.options(__doc__)
+    parser.add_argument("--full", action="store_true", help="all prompts, every depth: hours")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
+    parser.add_argument("--depths", type=int, nargs="*", help="only these")
+    parser.add_argument("--codecs", nargs="*", help="only these")
+    args = parser.parse_args()
+    common.one_thread()
+    name = "attacks_full" if args.full else "attacks"
+    path = common.RESULTS / f"{name}{'-quick' if args.quick else ''}.json"
+    kept = json.loads(path.read_text("utf-8")) if path.exists() and not (args.fresh or args.quick) else {"rows": []}
+
+    def save(rows: list[dict[str, Any]]) -> None:
+        common.RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**kept, "rows": rows}, indent=1) + "\n", "utf-8")
+
+    args.expected = kept.get("expected")
+    result = measure(args, kept["rows"], save)
+    result["expected"] = args.expected
+    common.finish(name, args, result, render(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,8 @@ NAMES = (
     "latency_model",
     "emulated_link",
     "emoji_quality",
+    "attacks",
+    "lenses",
 )
 TITLES = {
     "overhead": "Speed",
@@ -40,6 +42,8 @@ TITLES = {
     "emulated_link": "Emulated links",
     "emoji_quality": "The shipped picture model",
     "round_trips_pictures": "Round trips of pictures",
+    "attacks": "Attacks",
+    "lenses": "Attacks on what comes down",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -38,6 +38,7 @@ FACE_USERS = {"widgets", "course", "demo", "demo_image", "cli"}  # they use the 
 FACE = {"__init__.py", "face.py", "deployments.py"}
 FACE_NAMES = {"__version__"}  # anyone may ask for these
 LONGEST = 300
+OPENERS = {"attacks/report.py", "attacks/control.py", "attacks/pictures/report.py"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -154,3 +155,8 @@ def test_no_page_without_an_error():
 )
 def test_the_walker_finds_breaches(here, source, bad):
     assert bool(breaches(here, source, PACKAGE / here / "module.py")) is bad
+
+
+def test_only_reports_open_the_truth():
+    """Attacks get a view; what compares them with the truth, and what draws both beside each other, is elsewhere."""
+    assert {name(p) for p in MODULES if "sealed.open(" in p.read_text("utf-8")} == OPENERS

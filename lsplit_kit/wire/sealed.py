@@ -1,4 +1,4 @@
-"""The truth that belongs to a capture, closed to everybody but the report of an attack."""
+"""The truth that belongs to a capture, closed to everybody but the reports of attacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Truth = dict[str, Tensor]
 
 
 class Sealed(Card):
-    """Tensors by name that no attack may look at; `attacks.report` is the only one that calls `open`."""
+    """Tensors by name that no attack may look at; only what compares an attack with the truth calls `open`."""
 
     def __init__(self, truth: Truth | Path) -> None:
         if not isinstance(truth, Path) and not (

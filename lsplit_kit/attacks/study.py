@@ -89,7 +89,7 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
 
     def make() -> Study:
         learn, held = windows(knowledge, count)
-        found = []
+        found: list[tuple[Tensor, Tensor]] = []
         for ids in (learn, held):
             key = ("states", place.depth, count, len(found))
             plain = shelved(knowledge, key, partial(states, knowledge, place.depth, ids, "hidden vectors of own texts"))

@@ -73,7 +73,11 @@ class AttackArena(W.VBox):
         self.charts, self.table = W.HTML(), W.HTML()
         self.charts.add_class("arena-charts")
         rows = [("observer", "knowledge"), ("attack", "depth", "codec"), ("prompt",) if self.live else ("number",)]
-        boxes = [W.HBox([self.controls[name] for name in row], layout={"flex_flow": "row wrap"}) for row in rows]
+        wrap = {"flex_flow": "row wrap"}
+        boxes = [
+            self.controls["prompt"] if row == ("prompt",) else W.HBox([self.controls[n] for n in row], layout=wrap)
+            for row in rows
+        ]
         if self.live:
             self.worker = Worker("arena", "Record the prompt and attack it", lambda: self.run(False), self._say)
             self.worker.cancel_button.description = "Stop"

@@ -39,8 +39,10 @@ def choose(page, name, index):
     page.locator(f".arena-{name} select").select_option(index=index)
 
 
-def sticking_out(page):
-    """Elements that stick out of the panel; the table scrolls by itself."""
+def narrow(page):
+    """Elements that stick out of the panel on a narrow page; the table scrolls by itself."""
+    page.set_viewport_size({"width": 700, "height": 1400})
+    page.wait_for_timeout(500)
     return page.evaluate(
         """() => { const edge = document.querySelector('.attack-arena').getBoundingClientRect().right;
           return [...document.querySelectorAll('.attack-arena, .attack-arena *')]
@@ -80,9 +82,7 @@ def test_recordings(tmp_path):
         assert hint.startswith("position ") and "guess" in hint
         page.locator(".reading-text").focus()
         screenshots(page, tmp_path, "arena", PANEL)
-        page.set_viewport_size({"width": 700, "height": 1400})
-        page.wait_for_timeout(500)
-        assert sticking_out(page) == []
+        assert narrow(page) == []
     assert serious(errors) == []
 
 
@@ -96,4 +96,5 @@ def test_a_live_run(tmp_path):
         seen = wait(page, wrong=0, near=0, said="Tell the doctor", state="Done")
         assert seen["right"] > 10
         screenshots(page, tmp_path, "arena-live", PANEL)
+        assert narrow(page) == []
     assert serious(errors) == []

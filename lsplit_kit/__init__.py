@@ -22,7 +22,7 @@ _HOME = {
     "WireTap": "widgets",
     "LinkLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
-    "CacheLab": "widgets",
+    "CacheLab": "widgets", "AttackArena": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
     from .split.speculation import speculate as speculate
+    from .widgets import AttackArena as AttackArena
     from .widgets import CacheLab as CacheLab
     from .widgets import LinkLab as LinkLab
     from .widgets import PictureSplit as PictureSplit

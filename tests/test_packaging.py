@@ -128,7 +128,7 @@ def test_the_wheel_holds_every_module_and_the_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lsplit_kit").rglob("*.py")}
     assert modules <= names
-    for folder, at_least in (("models/emoji_ldm", 12), ("data", 8)):
+    for folder, at_least in (("models/emoji_ldm", 12), ("data", 8), ("data/captures", 12)):
         files = [p for p in (ROOT / "lsplit_kit" / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
         shipped = {str(p.relative_to(ROOT)) for p in files}
         assert len(shipped) >= at_least and shipped <= names

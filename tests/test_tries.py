@@ -10,7 +10,7 @@ from lsplit_kit.attacks.layers import misfit
 from lsplit_kit.attacks.match import VocabMatch
 from lsplit_kit.attacks.record import record
 from lsplit_kit.attacks.report import report
-from lsplit_kit.attacks.search import BEST, Search, ranked
+from lsplit_kit.attacks.search import BEST, LOCAL, Search, ranked
 from lsplit_kit.attacks.study import WINDOW, Place, windows
 from lsplit_kit.attacks.tries import AT_ONCE, Tries
 from lsplit_kit.errors import NeedsKnowledge
@@ -92,6 +92,18 @@ def test_tried_vectors_point_to_the_embedding_behind_h():
     new = search.more(10)
     assert 77 in new.tolist() and not set(new.tolist()) & set(tried.tolist()) and len(set(new.tolist())) == 10
     assert len(search.more(1000)) == 480  # all that are left
+
+
+def test_what_is_tried_may_be_the_whole_vocabulary(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(30_000, 4, generator=draw)
+    vectors = rows @ torch.randn(4, 8, generator=draw)
+    search = Search(vectors[-1], torch.zeros(30_000), rows)
+    search.add(torch.arange(29_000), vectors[:29_000])  # 3 GB, were all of them in the regression
+    solved = []
+    solve = torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: solved.append(len(a)) or solve(a, b))
+    assert 29_999 in search.more(10).tolist() and solved == [LOCAL]
 
 
 def test_beliefs_follow_prototypes_but_are_never_sure():

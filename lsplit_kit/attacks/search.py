@@ -11,6 +11,7 @@ from .channel import Channel
 
 BEST = 10  # guesses that are kept
 FLOOR = 1e-3  # of the belief that a token is any other than the ones the prototypes point at
+LOCAL = 1024  # nearest candidates that the regression is fitted to; its cost grows with their cube
 STIFF = 1e-2  # ridge penalty, a share of the mean squared length
 
 
@@ -54,8 +55,10 @@ class Search:
 
     def _pointed(self) -> Tensor:
         """Squared distance [V] of every embedding from where that of h must be."""
-        middle, known = self.vectors.mean(0), self.rows[self.ids]
-        x, y = self.vectors - middle, known - known.mean(0)
+        near = (self.vectors - self.h).norm(dim=-1).topk(min(LOCAL, len(self.ids)), largest=False).indices
+        vectors, known = self.vectors[near], self.rows[self.ids[near]]
+        middle = vectors.mean(0)
+        x, y = vectors - middle, known - known.mean(0)
         gram = x @ x.T
         gram.diagonal().add_(STIFF * gram.diagonal().mean())
         place = (self.h - middle) @ x.T @ torch.linalg.solve(gram, y) + known.mean(0)

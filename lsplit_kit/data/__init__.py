@@ -1,7 +1,11 @@
-"""Texts to fit, calibrate and test inversion attacks on: prompts, canaries, and the help topics of Python."""
+"""Texts to fit, calibrate and test inversion attacks on: prompts, canaries, topics of Python; and recordings."""
 
 from .canaries import Canary, canaries, candidate, names, space
+from .captures import Recording, capture, captures
 from .prompts import DOMAINS, Prompt, prompts
 from .topics import Topic, topics
 
-__all__ = ["DOMAINS", "Canary", "Prompt", "Topic", "canaries", "candidate", "names", "prompts", "space", "topics"]
+__all__ = [
+    "DOMAINS", "Canary", "Prompt", "Recording", "Topic", "canaries", "candidate", "capture", "captures", "names",
+    "prompts", "space", "topics",
+]  # fmt: skip

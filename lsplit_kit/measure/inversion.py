@@ -63,3 +63,20 @@ def ladder(reports: Sequence[Report], prior: Report) -> pd.DataFrame:
         rows.append({**report.row(), "bits": leak.bits, "low": leak.interval[0], "high": leak.interval[1],
                      "h0": leak.h0, "share": leak.share})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def recorded_ladder() -> pd.DataFrame:
+    """One row per attack and recording that the kit ships: depth, codec, prompts, and the figures of `ladder`."""
+    import pandas as pd
+
+    from ..attacks.recorded import recorded
+    from ..attacks.threats import LADDER
+    from ..data.captures import captures
+
+    tables = []
+    for found in map(recorded, (recording.name for recording in captures())):
+        table = ladder([found.report(attack) for attack in LADDER], found.prior)
+        table.insert(0, "depth", found.depth)
+        table.insert(1, "codec", found.codec)
+        tables.append(table.assign(prompts=found.prior.tokens.conversation.nunique()))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,54 @@
+"""Recorded captures of a few prompts, and what the ladder of attacks made of them: here they are only named."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UnsupportedOption
+
+_FOLDER = Path(__file__).parent / "captures"
+
+
+class Recording(NamedTuple):
+    """A recording's name, model, layers before the cut, codec of what goes up, and files.
+
+    path: the capture, its truth beside it; None where only reports are shipped. reports: as `attacks.recorded` reads.
+    """
+
+    name: str
+    model: str
+    depth: int
+    codec: str
+    path: Path | None
+    reports: Path
+
+
+def captures() -> list[Recording]:
+    """All recordings, by model, depth and codec; `scripts/record_captures.py` made them."""
+    return list(_listed())
+
+
+def capture(name: str) -> Recording:
+    """The recording of a name, such as "smollm2.01.int8-token"; raises UnsupportedOption."""
+    found = {recording.name: recording for recording in _listed()}
+    if name not in found:
+        raise UnsupportedOption(f"There is no recording {name!r}: it is one of {', '.join(found)}.")
+    return found[name]
+
+
+def named(model: str, depth: int, codec: str) -> str:
+    """The name of a recording; ":" is no character for a file's name."""
+    return f"{model}.{depth:02d}.{codec.replace(':', '-')}"
+
+
+@cache
+def _listed() -> tuple[Recording, ...]:
+    found = []
+    for reports in sorted(_FOLDER.glob("*.json")):
+        model, depth, codec = reports.stem.split(".")
+        path = reports.with_suffix(".lsplit")
+        spec = codec.replace("-", ":", 1)
+        found.append(Recording(reports.stem, model, int(depth), spec, path if path.exists() else None, reports))
+    return tuple(found)

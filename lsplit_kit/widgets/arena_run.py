@@ -1,0 +1,91 @@
+"""What the Run button of AttackArena does: split, record one prompt, fit an attack, read, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..errors import UnsupportedModel, UnsupportedOption
+from ..figures.arena import Bout
+from ..figures.stack import counted
+
+REPLY = 6  # tokens
+
+
+class Live:
+    """A model to attack, and what attackers worked out at the depth that was attacked last.
+
+    step(words): tells how far a run is, and raises to end it; it is called before every forward pass too.
+    """
+
+    def __init__(self, model: Any, step: Callable[[str], None]) -> None:
+        self.model, self.step = model, step
+        self.tokenizer: Any = None
+        self.text: list[str] = []
+        self._shelf: dict[Any, Any] = {}
+        self._depth = -1
+
+    def load(self) -> None:
+        """Load the model by its name, where one was given; raises as `load` does, and UnsupportedModel."""
+        from ..data import topics
+        from .split_explorer import language_model
+
+        if self.tokenizer is not None:
+            return
+        if isinstance(self.model, str):
+            self.step(f"Loading {self.model}")
+        self.model = language_model(self.model)
+        self.tokenizer = getattr(self.model, "lsplit_tokenizer", lambda: None)()
+        if self.tokenizer is None:
+            raise UnsupportedModel("This model came without a tokenizer; load it with lk.load().")
+        self.text = [text for _, text in topics("all")]
+
+    def run(self, settings: Mapping[str, Any]) -> Bout:
+        """The result of one attack; raises LsplitErrors for what does not fit, and what `step` raises."""
+        from ..attacks import record
+        from ..attacks.pieces import piece
+        from ..attacks.report import report
+        from ..attacks.threats import allowed, attack_of, knowledge_of
+        from ..face import split  # the verb: a panel runs the kit the way its reader would
+        from ..measure.inversion import ladder
+
+        self.load()
+        name, observer, depth, codec = (settings[key] for key in ("attack", "observer", "depth", "codec"))
+        knowledge = knowledge_of(settings["knowledge"], self.model, self.tokenizer, self.text)
+        allowed(name, observer, knowledge)
+        if depth != self._depth:  # what was worked out for one depth is of no use elsewhere, and large
+            self._shelf, self._depth = {}, depth
+        shelf = self._shelf.setdefault(settings["knowledge"], {})
+        knowledge.shelf.update(shelf)
+        hook = self.model.get_input_embeddings().register_forward_pre_hook(lambda *_: self.step(""))
+        try:
+            self.step("Recording the prompt")
+            with split(self.model, head=depth, tail=0, codec=codec) as lm:
+                capture = record(lm, [settings["prompt"]], new_tokens=REPLY)
+            view = capture.view(observer)
+            reports = []
+            for one in dict.fromkeys(("PriorOnly", name)):
+                self.step(f"Fitting {one}")
+                attack = attack_of(one).fit(view, knowledge)
+                self.step(f"Reading with {one}")
+                reports.append(report(attack.reconstruct(view), capture))
+        finally:
+            hook.remove()
+            shelf.update(knowledge.shelf)
+        said = reports[-1]
+        return Bout(name, observer, place_of(depth, codec), said.tokens, partial(piece, self.tokenizer),
+                    ladder([said], reports[0]).iloc[0].to_dict(), 1)  # fmt: skip
+
+
+def place_of(depth: int, codec: str) -> str:
+    """Where vectors are taken, in words."""
+    return f"behind {counted(depth, 'layer')}, {codec}"
+
+
+def checked_depth(depth: Any, most: int | None) -> int:
+    """A depth at which a body is left; raises UnsupportedOption."""
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0 or (most is not None and depth > most):
+        upto = "" if most is None else f" to {most}"
+        raise UnsupportedOption(f"depth takes a whole number from 0{upto}, got {depth!r}.")
+    return depth

@@ -1,0 +1,253 @@
+"""AttackArena: who sees which crossings, knowing what, and what an attack reads then, token by token."""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+from typing import Any
+
+import ipywidgets as W
+
+from ..attacks.recorded import Recorded, recorded
+from ..attacks.threats import LADDER, THREATS
+from ..data.captures import captures, named
+from ..errors import LsplitError, UnsupportedOption
+from ..figures.arena import Bout, bout_alt, bout_html, bout_png, ladder_html
+from ..figures.paint import shown_at
+from ..quantization.registry import specs
+from ..wire.view import OBSERVERS
+from .announcer import Announcer
+from .arena_run import Live, checked_depth, place_of
+from .readout import STYLE
+from .settings import checked, field
+from .streaming import sentence
+from .worker import Worker
+
+SEES = {name: f"{name}: sees {' and '.join(ways)}" for name, ways in OBSERVERS.items()}
+PROMPT = "My PIN is 4071, do not write it down."
+NOTE = (
+    "The first run at a depth fits the attack to hidden tensors of its own texts, which takes from seconds to minutes; "
+    "later runs there read at once. Stop ends a run before its next step."
+)
+
+
+class Choice:
+    """An attribute that is the value of a control; what the control does not offer is refused with a sentence."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, panel: Any, owner: type) -> Any:
+        return self if panel is None else panel.controls[self.name].value
+
+    def __set__(self, panel: AttackArena, value: Any) -> None:
+        control = panel.controls[self.name]
+        if panel.live and self.name in ("depth", "codec"):
+            value = checked_depth(value, None) if self.name == "depth" else checked("codec", value, [])
+        else:
+            offered = [o[1] if isinstance(o, tuple) else o for o in control.options]
+            if isinstance(value, bool) or value not in offered:
+                raise UnsupportedOption(f"Unknown {self.name} {value!r}; choose one of {', '.join(map(str, offered))}.")
+        control.value = value
+
+
+class AttackArena(W.VBox):
+    """A panel of attacks: an observer, its knowledge and an attack, a cut and a codec; then tokens, bits and cost.
+
+    By default the results are recorded ones, and no model is needed. live: type a prompt, choose any depth, and Run
+    attacks it on `model` (a language model, or its name). The settings can be set from code too; what does not fit
+    raises an LsplitError. What an attack would refuse is shown as its sentence.
+    """
+
+    observer, knowledge, attack, depth, codec, number = (Choice() for _ in range(6))
+
+    def __init__(
+        self, observer: str = "eavesdrop_up", knowledge: str = "public", attack: str = "PrototypeLDA",
+        depth: int | None = None, codec: str | None = None, number: int = 1, live: bool = False, model: Any = "smollm2",
+        prompt: str = PROMPT,
+    ) -> None:  # fmt: skip
+        self.live = bool(live)
+        self.announcer = Announcer(panel=".attack-arena", handles=".arena-knob .noUi-handle", names=[])
+        self._moving, self._ladders = True, {}  # type: ignore[var-annotated]
+        self._controls()
+        self.charts, self.table = W.HTML(), W.HTML()
+        self.charts.add_class("arena-charts")
+        rows = [("observer", "knowledge"), ("attack", "depth", "codec"), ("prompt",) if self.live else ("number",)]
+        wrap = {"flex_flow": "row wrap"}
+        boxes = [
+            self.controls["prompt"] if row == ("prompt",) else W.HBox([self.controls[n] for n in row], layout=wrap)
+            for row in rows
+        ]
+        if self.live:
+            self.worker = Worker("arena", "Record the prompt and attack it", lambda: self.run(False), self._say)
+            self.worker.cancel_button.description = "Stop"
+            self.target = Live(model, self._step)
+            boxes += [W.HTML(f"<p class='arena-note' style='line-height:1.5;margin:4px 0'>{NOTE}</p>"), self.worker]
+        super().__init__([
+            W.HTML(STYLE, layout={"height": "0", "margin": "0"}), *boxes, self.charts, self.table, self.announcer,
+        ])  # fmt: skip
+        self.add_class("attack-arena")
+        self.observer, self.knowledge, self.attack = observer, knowledge, attack
+        self.depth = depth if depth is not None else 2 if self.live else self.controls["depth"].options[-1]
+        self.codec = ("fp32" if self.live else "int8:token") if codec is None else codec
+        if self.live:
+            self.prompt = prompt
+            self.worker.tell("Not run yet.")
+        else:
+            self.number = number
+        self._moving = False
+        self.bout = Bout(self.attack, self.observer, self.place, why="Not run yet.")
+        for control in self.controls.values():
+            control.observe(lambda change: self._changed(), "value")
+        if not self.live:
+            self._show()
+
+    def _controls(self) -> None:
+        there = captures()
+        self.controls: dict[str, Any] = {
+            "observer": field(W.Dropdown, "Observer", "Who sees which crossings",
+                              options=[(words, name) for name, words in SEES.items()]),
+            "knowledge": field(W.Dropdown, "Knowledge", "What the attacker has beside the wire", "420px",
+                               options=[(words, name) for name, words in THREATS.items()]),
+            "attack": field(W.Dropdown, "Attack", "From no look at a vector to trying tokens", options=list(LADDER)),
+        }  # fmt: skip
+        if self.live:
+            self.controls |= {
+                "depth": field(W.BoundedIntText, "Depth", "Layers before the cut", "200px", min=0, max=999),
+                "codec": field(W.Combobox, "Codec", "Any of docs/codecs.md", options=list(specs()), value="fp32"),
+                "prompt": field(W.Text, "Prompt", "What the attack has to read", "auto"),
+            }
+        else:
+            count = int(recorded(there[0].name).prior.tokens.conversation.nunique())
+            self.controls |= {
+                "depth": field(W.Dropdown, "Depth", "Layers before the cut", "200px",
+                               options=sorted({r.depth for r in there})),
+                "codec": field(W.Dropdown, "Codec", "How vectors go up", "260px",
+                               options=list(dict.fromkeys(r.codec for r in there))),
+                "number": field(W.Dropdown, "Prompt", "Which of the recorded prompts", "200px",
+                                options=list(range(1, count + 1))),
+            }  # fmt: skip
+        for name, control in self.controls.items():
+            control.add_class(f"arena-{name}")
+            control.layout.max_width = "calc(100% - 4px)"  # its margins
+
+    @property
+    def prompt(self) -> str:
+        """What the attack has to read, in a live panel; raises UnsupportedOption in one of recordings."""
+        if not self.live:
+            raise UnsupportedOption("The prompts are recorded ones; lk.AttackArena(live=True) takes others.")
+        return self.controls["prompt"].value
+
+    @prompt.setter
+    def prompt(self, words: str) -> None:
+        if not self.live:
+            raise UnsupportedOption("The prompts are recorded ones; lk.AttackArena(live=True) takes others.")
+        self.controls["prompt"].value = checked("sentence", words, [])
+
+    @property
+    def place(self) -> str:
+        """Where the vectors are taken, in words."""
+        return place_of(self.depth, self.codec)
+
+    @property
+    def recording(self) -> Recorded:
+        """The recording that is shown; raises UnsupportedOption in a live panel."""
+        if self.live:
+            raise UnsupportedOption("A live panel shows no recording; lk.AttackArena() does.")
+        return recorded(named("smollm2", self.depth, self.codec))
+
+    @property
+    def text(self) -> str:
+        """What there is to see, in lines of at most 72 characters."""
+        return textwrap.fill(bout_alt(self.bout), 72)
+
+    def run(self, wait: bool = True) -> Bout | None:
+        """Run a live panel's attack in a thread; waits, and returns the result, None where there is none.
+
+        With wait=False at once. Raises UnsupportedOption for a panel of recordings.
+        """
+        if not self.live:
+            raise UnsupportedOption(
+                "This panel shows recorded results; make one with lk.AttackArena(live=True) to run it."
+            )
+        if wait:
+            self.worker.wait()
+        if not self.worker.busy:
+            self.bout = Bout(self.attack, self.observer, self.place)
+            self.charts.value = ""
+            settings = {name: control.value for name, control in self.controls.items()}
+            self.worker.start(lambda: self._job(settings))
+        if not wait:
+            return None
+        self.worker.wait()
+        return self.bout if self.bout.rows is not None else None
+
+    def cancel(self) -> None:
+        """Ask the run to stop before its next step; does nothing when none runs."""
+        if self.live:
+            self.worker.cancel()
+
+    def _job(self, settings: dict[str, Any]) -> str:
+        settings["prompt"] = checked("sentence", settings["prompt"], [])
+        settings["codec"] = checked("codec", settings["codec"].strip(), [])
+        try:
+            self.bout = self.target.run(settings)
+        except LsplitError as error:
+            self.bout = Bout(settings["attack"], settings["observer"], self.place, why=sentence(error))
+            self.charts.value = bout_html(self.bout)
+            raise
+        self.charts.value = bout_html(self.bout)
+        return bout_alt(self.bout)
+
+    def _step(self, words: str) -> None:
+        from .worker import Stopped
+
+        if words:
+            self.worker.step(0, 1, words)
+        elif self.worker.stopping.is_set():
+            raise Stopped
+
+    def _say(self, words: str) -> None:
+        self.announcer.said = words
+
+    def _changed(self) -> None:
+        if not self._moving and not self.live:
+            self._show()
+            self._say(bout_alt(self.bout))
+
+    def _show(self) -> None:
+        """Look up what the controls name."""
+        found = self.recording
+        refused: dict[str, str] = {}
+        for name in LADDER:
+            try:
+                found.report(name, self.observer, self.knowledge)
+            except LsplitError as error:
+                refused[name] = sentence(error)
+        key = (found.name, self.knowledge, *refused)
+        if key not in self._ladders:
+            self._ladders[key] = self._ladder(found, [name for name in LADDER if name not in refused])
+        rows = self._ladders[key]
+        if self.attack in refused:
+            self.bout = Bout(self.attack, self.observer, self.place, why=refused[self.attack])
+        else:
+            said = found.report(self.attack, self.observer, self.knowledge).tokens
+            figures = next(row for row in rows if row["attack"] == self.attack)
+            own = said[said.conversation == self.number - 1]
+            texts = int(said.conversation.nunique())
+            self.bout = Bout(self.attack, self.observer, self.place, own, found.decode, figures, texts)
+        self.charts.value = bout_html(self.bout)
+        self.table.value = ladder_html(rows, self.attack, refused)
+
+    def _ladder(self, found: Recorded, names: list[str]) -> list[dict[str, Any]]:
+        from ..measure.inversion import ladder
+
+        reports = [found.report(name, knowledge=self.knowledge) for name in names]
+        return ladder(reports, found.prior).to_dict("records") if reports else []
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle or {})
+        png = bout_png(self.bout)
+        bundle |= {"image/png": base64.b64encode(png).decode("ascii"), "text/plain": self.text}
+        return bundle, {"image/png": shown_at(png)}

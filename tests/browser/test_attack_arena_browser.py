@@ -1,0 +1,100 @@
+"""AttackArena in a real JupyterLab and a real browser: menus, refusals, both themes, a narrow page, a run."""
+
+from jupyter_page import MARKS, lab, one_cell, page_of, screenshots, serious
+
+from lsplit_kit.attacks.recorded import recorded
+
+pytestmark = MARKS
+DRAWN, PANEL = ".arena-charts .reading-text", ".attack-arena"
+SMALL = """import lsplit_kit as lk
+panel = lk.AttackArena(depth=1)
+panel"""
+LIVE = """import lsplit_kit as lk
+panel = lk.AttackArena(live=True, model="toy-llama", depth=2, attack="VocabMatch", prompt="Tell the doctor")
+panel"""
+# What a reader sees: tokens by what they are, the figures, and what is said aloud.
+SEEN = """() => {
+  const of = what => document.querySelectorAll(`.reading-token[data-what=${what}]`).length;
+  const figures = document.querySelector('.arena-figures');
+  return {right: of('right'), near: of('near'), wrong: of('wrong'), apart: of('apart'),
+          accuracy: figures ? Number(figures.dataset.accuracy) : -1,
+          refused: document.querySelector('.arena-refused')?.textContent ?? '',
+          now: document.querySelector('.arena-table [aria-current] th')?.textContent ?? '',
+          state: document.querySelector('.arena-status')?.textContent ?? '',
+          said: document.querySelector('.lsplit-said').textContent}; }"""
+WAIT = f"""wanted => {{ const seen = ({SEEN})();
+  return Object.entries(wanted).every(([name, value]) =>
+    typeof value === 'string' ? seen[name].includes(value) : seen[name] === value); }}"""
+
+
+def wait(page, **wanted):
+    """Until all of these are so, words somewhere in it; then what is seen."""
+    page.wait_for_function(WAIT, arg=wanted, timeout=20_000)
+    return page.evaluate(SEEN)
+
+
+def choose(page, name, index):
+    """Take an entry of a menu."""
+    page.locator(f".arena-{name} select").focus()
+    page.locator(f".arena-{name} select").select_option(index=index)
+
+
+def narrow(page):
+    """Elements that stick out of the panel on a narrow page; the table scrolls by itself."""
+    page.set_viewport_size({"width": 700, "height": 1400})
+    page.wait_for_timeout(500)
+    return page.evaluate(
+        """() => { const edge = document.querySelector('.attack-arena').getBoundingClientRect().right;
+          return [...document.querySelectorAll('.attack-arena, .attack-arena *')]
+            .filter(e => e.clientWidth && !e.parentElement.closest('.arena-scroll'))
+            .filter(e => e.getBoundingClientRect().right > edge + 1)
+            .map(e => e.tagName + '.' + e.className); }"""
+    )
+
+
+def counts(attack, number):
+    """How many tokens are right of the recorded prompt."""
+    rows = recorded("smollm2.01.int8-token").report(attack).counted
+    return int(rows[rows.conversation == number - 1].right.sum())
+
+
+def test_recordings(tmp_path):
+    one_cell(tmp_path, SMALL)
+    errors = []
+    with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
+        seen = wait(page, right=counts("PrototypeLDA", 1), now="PrototypeLDA")
+        assert seen["apart"] > 0
+        choose(page, "attack", 0)
+        weak = wait(page, right=counts("PriorOnly", 1), now="PriorOnly", said="PriorOnly by eavesdrop_up")
+        assert weak["wrong"] > weak["right"]
+        choose(page, "attack", 4)
+        wait(page, right=counts("VocabMatch", 1), wrong=0, now="VocabMatch")
+        choose(page, "number", 2)
+        wait(page, right=counts("VocabMatch", 3))
+        choose(page, "knowledge", 1)
+        wait(page, refused="VocabMatch needs head weights", right=0, said="VocabMatch needs head weights")
+        choose(page, "knowledge", 0)
+        choose(page, "observer", 3)
+        wait(page, refused="eavesdrop_down does not see what goes up")
+        choose(page, "observer", 0)
+        wait(page, right=counts("VocabMatch", 3), said="VocabMatch by cloud")
+        hint = page.locator(".reading-token[data-what=right]").first.get_attribute("title")
+        assert hint.startswith("position ") and "guess" in hint
+        page.locator(".reading-text").focus()
+        screenshots(page, tmp_path, "arena", PANEL)
+        assert narrow(page) == []
+    assert serious(errors) == []
+
+
+def test_a_live_run(tmp_path):
+    one_cell(tmp_path, LIVE)
+    errors = []
+    with lab(tmp_path) as url, page_of(url, errors, ".arena-note") as page:
+        page.locator(".arena-run").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(DRAWN, timeout=90_000)
+        seen = wait(page, wrong=0, near=0, said="Tell the doctor", state="Done")
+        assert seen["right"] > 10
+        screenshots(page, tmp_path, "arena-live", PANEL)
+        assert narrow(page) == []
+    assert serious(errors) == []

@@ -103,25 +103,24 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
 
 
 def windows(knowledge: Knowledge, count: int = TOKENS) -> tuple[Tensor, Tensor]:
-    """Token ids [N, WINDOW] to fit with and to calibrate with; no passage gives to both, unless there is but one.
+    """Token ids [N, WINDOW] to fit with and to calibrate with; no passage gives to both, if there are enough of them.
 
     Raises NeedsKnowledge when the attacker's text is too short for both.
     """
-    cut = []
-    for passage in knowledge.text or ():
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    every = min(round(1 / HELD), len(knowledge.text or ()))
+    for number, passage in enumerate(knowledge.text or ()):
         ids = knowledge.tokenizer(passage, return_tensors="pt", verbose=False)["input_ids"][0]
-        if len(ids) >= WINDOW:
-            cut.append(ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW))
-    if len(cut) == 1:
-        cut = list(cut[0].split(max(1, round(len(cut[0]) * HELD))))
-    if len(cut) < 2:
-        raise NeedsKnowledge(f"The attacker's text is too short: it needs two passages of {WINDOW} tokens or more.")
-    every = min(round(1 / HELD), len(cut))
+        whole = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
+        parts[every > 1 and number % every == every - 1].append(whole)
+    learn, held = (torch.cat(p) if p else torch.empty(0, WINDOW, dtype=torch.long) for p in parts)
+    if not (len(learn) and len(held)):
+        both = torch.cat([learn, held])
+        kept = max(1, round(len(both) * HELD))
+        learn, held = both[:-kept], both[-kept:]
+    if not len(learn):
+        raise NeedsKnowledge(f"The attacker's text is too short: it needs two pieces of {WINDOW} tokens.")
     order = torch.Generator().manual_seed(0)
-    learn, held = (
-        torch.cat([rows for number, rows in enumerate(cut) if (number % every == every - 1) == kept])
-        for kept in (False, True)
-    )
     learn, held = (p[torch.randperm(len(p), generator=order)] for p in (learn, held))
     return learn[: max(1, count // WINDOW)], held[: max(1, round(count * HELD) // WINDOW)]
 

@@ -15,23 +15,13 @@ import common
 from tqdm import tqdm
 
 import lsplit_kit as lk
-from lsplit_kit.attacks import (
-    Knowledge,
-    NearestEmbedding,
-    PriorOnly,
-    PrototypeLDA,
-    Report,
-    Ridge,
-    VocabMatch,
-    record,
-    report,
-)
+from lsplit_kit.attacks import Knowledge, Report, record, report
+from lsplit_kit.attacks.threats import LADDER
 from lsplit_kit.data import prompts, topics
 from lsplit_kit.errors import CalibrationMissing
 from lsplit_kit.measure.inversion import language_prior, leak_of
 
 DEPTHS, CODECS, OBSERVER = (1, 5, 10, 15, 20, 25, 29), ("fp32", "int8:token", "auto:text"), "eavesdrop_up"
-LADDER = (PriorOnly, NearestEmbedding, Ridge, PrototypeLDA, VocabMatch)
 COUNT, LONGEST, REPLY = 40, 32, 8
 GOALS = {"PrototypeLDA": {1: 0.97, 5: 0.92, 15: 0.80}}
 MATCH = {"accuracy": 0.999, "exact": 0.97, "seconds_per_token": 0.5}
@@ -61,7 +51,7 @@ def measure(args: Any, rows: list[dict[str, Any]], save: Any) -> dict[str, Any]:
         )  # a new one each: what it worked out for one depth is of no use elsewhere
         for codec in codecs:
             done = {r["attack"] for r in rows if (r["depth"], r["codec"], r["prompts"]) == (depth, codec, count)}
-            if done >= {a.__name__ for a in LADDER}:
+            if done >= set(LADDER):
                 continue
             try:
                 lm = lk.split(model, head=depth, tail=0, codec=(codec, "fp32"))
@@ -69,11 +59,11 @@ def measure(args: Any, rows: list[dict[str, Any]], save: Any) -> dict[str, Any]:
                 continue  # the kit ships calibrations for some depths
             capture = record(lm, texts, longest=LONGEST, new_tokens=REPLY)
             view, prior = capture.view(OBSERVER), None
-            for cls in LADDER:
+            for name, cls in LADDER.items():
                 attack = cls().fit(view, know)
                 said = report(attack.reconstruct(view), capture)
                 prior = said if prior is None else prior
-                if cls.__name__ not in done:
+                if name not in done:
                     rows.append(row(said, prior, depth, codec))
                     save(rows)
             if told is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import NeedsKnowledge
-from ..wire.view import View
+from ..wire.view import Heard, View
 from .knowledge import Knowledge
 
 
@@ -100,6 +100,10 @@ class Attack(BaseEstimator):
 
     def _reconstruct(self, view: View) -> Reconstruction:
         raise NotImplementedError
+
+    def heard(self, view: View) -> list[Heard]:
+        """The vectors of every conversation in the direction that this attack reads."""
+        return [c.up if self.reads == "up" else c.down for c in view.conversations()]
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -59,7 +59,7 @@ class VocabMatch(Attack):
         self.rows_ = knowledge.model.get_input_embeddings().weight.detach().float()[:vocabulary]
 
     def _reconstruct(self, view: View) -> Reconstruction:
-        heard = [c.up if self.reads == "up" else c.down for c in view.conversations()]
+        heard = self.heard(view)
         order = sorted(range(len(heard)), key=lambda i: len(heard[i].vectors))
         found: dict[int, Tensor] = {}
         for first in range(0, len(order), BATCH):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..wire.view import Heard, View
+from ..wire.view import View
 from .attack import Attack, Reconstruction
 from .knowledge import Knowledge
 from .posterior import Posterior, fit_posterior
@@ -54,11 +54,8 @@ class Probe(Attack):
         """The ten likeliest tokens [n, 10]: the scores as they are, for a cautious belief leans on the prior more."""
         return torch.cat([(part + self.log_prior_).topk(BEST).indices for part in self._scored(vectors)])
 
-    def _heard(self, view: View) -> list[Heard]:
-        return [c.up if self.reads == "up" else c.down for c in view.conversations()]
-
     def _reconstruct(self, view: View) -> Reconstruction:
-        heard = self._heard(view)
+        heard = self.heard(view)
         top = [self.guesses(h.vectors) for h in heard]
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],

@@ -7,6 +7,7 @@ for key, value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # no bar among the outputs of a committed cell
 }.items():
     os.environ.setdefault(key, value)
 

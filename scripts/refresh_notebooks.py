@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def execute(path: Path, timeout: int = 600) -> dict[str, Any]:
     import nbformat
     from nbclient import NotebookClient
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bar among the outputs
     notebook = nbformat.read(path, as_version=4)
     # Widget state stays on while running (nbclient fails without it when a cell uses Output); strip drops it.
     NotebookClient(

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "lsplit_kit"
 ROOMS = [
     "errors",
     "home",
+    "progress",
     "card",
     "data",
     "quantization",

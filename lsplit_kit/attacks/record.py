@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import UnsupportedOption
+from ..progress import progress
 from ..wire.capture import Capture
 from ..wire.tap import tap
 
@@ -34,7 +34,7 @@ def record(
     before, after = template(tok) if chat else (empty(), empty())
     rows: dict[str, list[Tensor]] = {"ids": [], "length": [], "first": [], "stop": [], "reply": []}
     with tap(lm) as wire, torch.inference_mode():
-        for prompt in tqdm(prompts, desc="prompts", leave=False, disable=len(prompts) < 20):
+        for prompt in progress(prompts, "prompts", least=20):
             ids = tok(prompt, return_tensors="pt", add_special_tokens=not len(before))["input_ids"][0][:longest]
             whole = torch.cat([before, ids, after])
             if new_tokens:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from ..progress import progress
 from ..wire.view import View
 from .knowledge import Knowledge
 from .lda import PrototypeLDA
@@ -81,7 +81,7 @@ class SequenceInverter(Probe):
         pace = torch.optim.lr_scheduler.OneCycleLR(adam, self.rate, total_steps=steps + 1, pct_start=0.1)
         orders = (torch.randperm(len(vectors)).split(BATCH)[:batches] for _ in range(self.epochs))
         some = (part for order in orders for part in order)
-        for part in tqdm(some, desc="inverter", total=steps, leave=False, disable=steps < 100):
+        for part in progress(some, "inverter", steps, least=100):
             true = tokens[part].flatten()
             drawn = torch.randint(self.vocabulary_, (NEGATIVES,))
             among, right = torch.cat([true, drawn]).unique(return_inverse=True)

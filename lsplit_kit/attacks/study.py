@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import NeedsKnowledge
+from ..progress import progress
 from ..quantization import codec, loses
 from ..split.graft import head_side
 from ..wire.view import View
@@ -71,7 +71,7 @@ def states(
     """Hidden tensors [N, T, d] of ids [N, T], float32, computed in `dtype`; what: the title of a progress bar."""
     run = runner(knowledge, depth, dtype)
     parts = ids.split(16)
-    return torch.cat([run(part) for part in tqdm(parts, desc=what, leave=False, disable=not what or len(parts) < 20)])
+    return torch.cat([run(part) for part in progress(parts, what, least=20 if what else len(parts) + 1)])
 
 
 @dataclass(frozen=True)

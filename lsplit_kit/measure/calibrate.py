@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError, UnsupportedOption, WeightsError
+from ..progress import progress as bar
 from ..quantization.calibration import Calibration, folders, write
 from ..quantization.entropy import OCTAVE, SHAPES, ZERO
 from ..quantization.klt import Klt
@@ -38,8 +39,6 @@ def hidden_states(
 
     Raises PlanError for a depth that the model does not have.
     """
-    from tqdm import tqdm
-
     base, name = decoder_of(model)
     layers = getattr(base, name)
     wanted = _depths(depths, len(layers))
@@ -59,7 +58,7 @@ def hidden_states(
     hooks = [layers[depth - 1].register_forward_hook(keeper(depth)) for depth in wanted]
     try:
         with torch.enable_grad():
-            for piece in tqdm(pieces, desc="reading", disable=not progress):
+            for piece in bar(pieces, "reading", least=1 if progress else len(pieces) + 1):
                 logs = model(piece[None], use_cache=False).logits[0].float().log_softmax(-1)
                 drawn = torch.multinomial(logs.detach().exp(), 1, generator=draw)
                 slopes = torch.autograd.grad(logs.gather(1, drawn).sum(), [held[depth] for depth in wanted])

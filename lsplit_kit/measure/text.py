@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOption
+from ..progress import progress as bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,6 @@ def text_quality(
     the same most likely token. Raises UnsupportedOption for fewer than two tokens.
     """
     import pandas as pd
-    from tqdm import tqdm
 
     if not isinstance(models, Mapping):
         raise UnsupportedOption(
@@ -53,7 +53,7 @@ def text_quality(
     pieces = pieces or list(torch.as_tensor(ids).split(window))  # type: ignore[arg-type]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in models}
     own = torch.zeros(1, dtype=torch.float64)
-    for part in tqdm(pieces, desc="windows", disable=not progress):
+    for part in bar(pieces, "windows", least=1 if progress else len(pieces) + 1):
         if len(part) < 2 + after:
             continue
         truth = _predictions(reference, part)[after:]

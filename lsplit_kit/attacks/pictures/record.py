@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...errors import UnsupportedOption
+from ...progress import progress
 from ...split.image import part_of
 from ...wire.capture import Capture
 from ...wire.tap import tap
@@ -46,7 +46,7 @@ def record_picture(
     try:
         with tap(pipe) as wire:
             rows = list(zip(prompts, seeds, strict=True))
-            for prompt, seed in tqdm(rows, desc="pictures", leave=False, disable=len(rows) < 10):
+            for prompt, seed in progress(rows, "pictures", least=10):
                 heard.clear()
                 draws = torch.Generator().manual_seed(seed)
                 call = {"num_inference_steps": steps, **options, "generator": draws, "output_type": "latent"}

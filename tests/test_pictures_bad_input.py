@@ -27,7 +27,7 @@ from lsplit_kit.models.toy_pipes import toy_pipe_call
 from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
-from lsplit_kit.remote.service import compute_lock, service_of
+from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
 from lsplit_kit.split.form import Packer
 from lsplit_kit.split.image import picture_body, picture_cut
@@ -803,7 +803,7 @@ def test_an_answer_that_no_frame_can_take_is_refused_before_it_is_kept():
 
 
 def test_a_newcomer_is_greeted_while_another_computes(world):
-    with compute_lock, world.link() as link:
+    with world.body.pool.computing, world.link() as link:
         number = link.open(Open("lockstep", "fp32", "int8"))
         link.close_session(number)
 

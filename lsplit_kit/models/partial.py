@@ -100,10 +100,10 @@ class Held(Body):
         self.model = model
 
     def sub(self, start: int, stop: int) -> Body:
-        """The body of layers [start, stop), sharing weights and the compute lock; the caller checks the range."""
+        """The body of layers [start, stop), sharing weights and the pool; the caller checks the range."""
         plan = SplitPlan(start, layer_prefix(self.model)[1] - stop)
         part = body_of(self.model, plan)
-        return Body(part.base, part.info._replace(holds=self.info.holds), self._lock)
+        return Body(part.base, part.info._replace(holds=self.info.holds), self.pool)
 
 
 def body_digests(tensors: TensorFolder, away: tuple[str, ...], dtype: torch.dtype) -> dict[str, str]:

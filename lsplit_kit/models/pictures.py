@@ -136,7 +136,7 @@ class HeldPicture(PictureBody):
         self.denoiser, self.name = denoiser, name
 
     def sub(self, start: int, stop: int) -> PictureBody:
-        """The body of parts [start, stop), sharing weights and the compute lock."""
+        """The body of parts [start, stop), sharing weights and the pool."""
         last = self.info.stop - 1
         inside = 1 <= start < stop <= last
         if hasattr(self.denoiser, "down_blocks"):
@@ -144,7 +144,7 @@ class HeldPicture(PictureBody):
         if not inside:
             raise FingerprintMismatch(f"Parts [{start}, {stop}) are not blocks that this denoiser can be cut at.")
         part = picture_body(self.denoiser, (start, stop), self.name)
-        return PictureBody(part.run, part.arguments, part.info._replace(holds=self.info.holds), self._lock)
+        return PictureBody(part.run, part.arguments, part.info._replace(holds=self.info.holds), self.pool)
 
 
 def _folder(name: str) -> Path:

@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict, deque
+import itertools
+from collections import deque
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import FingerprintMismatch, FrameError, LsplitError, SessionUnknown, VersionMismatch
-from ..wire.link import BodyHost
+from ..errors import FingerprintMismatch, FrameError, VersionMismatch
+from ..split.pool import Pool
+from ..split.sessions import Work
+from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
-from .protocol import PrimitiveService, log, safe_text
+from .protocol import PrimitiveService, safe_text
+from .turns import Turns
 
-MAX_SESSIONS = 64
 _HELLO = (str, str, str, str, str, int, int, str)
-# One computation at a time in a host process: two would only share its one thread. Only steps take it: a connection has
-# its own sessions and one request in flight, so its other calls need no lock and wait for nobody.
-compute_lock = threading.Lock()
+_numbers = itertools.count(1)  # of connections
 
 
 class HeldBody(BodyHost, Protocol):
-    """A body that can also serve a part [start, stop) of the decoder layers it holds."""
+    """A body of a host: it can serve a part [start, stop) of what it holds, and lets others go within a step."""
 
-    def fork(self) -> BodyHost:
+    owner: str
+    pool: Pool
+
+    def fork(self) -> HeldBody:
         """Return the same body with its own sessions."""
 
-    def sub(self, start: int, stop: int) -> BodyHost:
+    def sub(self, start: int, stop: int) -> HeldBody:
         """Return a body over a part of the layers, with the same weights and its own sessions."""
+
+    def work(self, number: int, step: Message) -> Work:
+        """Answer one step bit by bit."""
+
+    def joins(self, number: int, step: Message) -> object:
+        """What this step may be computed together with, by name; None: nothing."""
+
+    def close(self) -> None:
+        """Forget every session."""
 
 
 class BodyService(PrimitiveService):
-    """One connection's view of the host's body; rpyc makes one per connection from `service_of(body)`."""
+    """One connection's view of the host's body; rpyc makes one per connection from `service_of(body)`.
+
+    Its sessions are its own body's, so that no number leads to another connection's. Only steps wait for their turn:
+    the other calls touch nothing but the connection's own sessions.
+    """
 
     WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings"})
     body: HeldBody
+    turns: Turns
 
     def __init__(self) -> None:
-        self._part: BodyHost | None = None
-        self._sessions: OrderedDict[int, int] = (
-            OrderedDict()
-        )  # this connection's number -> the body's, oldest use first
-        self._last = 0
-        self._waited: deque[int] = deque(maxlen=MAX_TIMINGS)  # microseconds for the compute lock, a step each
+        self._part: HeldBody | None = None
+        self._waited: deque[int] = deque(maxlen=MAX_TIMINGS)  # microseconds for the turn, a step each
+        self.owner = ""
+
+    def on_connect(self, conn: Any) -> None:
+        """Who the peer is, as the handshake found out; who holds the token only is told apart by connection."""
+        named = conn._config.get("credentials") or "token"
+        self.owner = f"token/{next(_numbers)}" if named == "token" else str(named)
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
-        while self._sessions:
-            self._forget(self._sessions.popitem()[1])
+        if self._part is not None:
+            self._part.close()
 
     def exposed_hello(self, *args: Any) -> tuple:
         """Compare versions, fingerprint, layers and dtype; return HostInfo's fields.
@@ -86,19 +104,14 @@ class BodyService(PrimitiveService):
                 f"{safe_text(fingerprint)[:12]}, "
                 f"the host's ({info.model}) {info.fingerprint[:12]}; load the same model on both."
             )
+        part.owner = self.owner
         self._part = part
         return info_to_wire(info)
 
     def exposed_open(self, *args: Any) -> int:
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
-        part = self._ready()
-        number = part.open(Open(*args))
-        self._last += 1
-        self._sessions[self._last] = number
-        if len(self._sessions) > MAX_SESSIONS:  # its owner hears "unknown session" later and replays
-            self._forget(self._sessions.popitem(last=False)[1])
-        return self._last
+        return self._ready().open(Open(*args))
 
     def exposed_step(self, *args: Any) -> bytes:
         """Answer (session, *Step.to_wire()) with the payload that goes down."""
@@ -106,24 +119,14 @@ class BodyService(PrimitiveService):
         if not args or type(args[0]) is not int:
             raise FrameError("step(session, ...) needs the session's number first.")
         step = part.message.from_wire(args[1:])
-        number = self._sessions.get(args[0])
-        if number is None:
-            raise SessionUnknown(f"The host does not know session {args[0]} on this connection.")
-        self._sessions.move_to_end(args[0])
-        asked = time.perf_counter()
-        with compute_lock:
-            waited = time.perf_counter() - asked
-            payload = part.step(number, step)
+        payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
         self._waited.append(round(waited * 1e6))
         return payload
 
     def exposed_close_session(self, *args: Any) -> None:
         """Forget a session; one that is not there is no error."""
         _types("close_session", args, (int,))
-        self._ready()
-        number = self._sessions.pop(args[0], None)
-        if number is not None:
-            self._forget(number)
+        self._ready().close_session(args[0])
 
     def exposed_calibrate(self, *args: Any) -> None:
         """Take a calibration file for this connection's codecs."""
@@ -139,21 +142,15 @@ class BodyService(PrimitiveService):
         spent[:, 0] += waited
         return spent.tobytes()
 
-    def _ready(self) -> BodyHost:
+    def _ready(self) -> HeldBody:
         if self._part is None:
             raise FrameError("Say hello first: this connection has not agreed on versions and weights.")
         return self._part
 
-    def _forget(self, number: int) -> None:
-        try:
-            self._part.close_session(number)
-        except LsplitError as err:  # the body evicted it by itself
-            log.info("closing session %s: %s", number, safe_text(err))
 
-
-def service_of(body: HeldBody) -> type[BodyService]:
+def service_of(body: HeldBody, turns: Turns | None = None) -> type[BodyService]:
     """Return the service class that serves this body, with fresh sessions for every connection."""
-    return type("BodyService", (BodyService,), {"body": body})
+    return type("BodyService", (BodyService,), {"body": body, "turns": turns or Turns(body.pool)})
 
 
 def info_to_wire(info: HostInfo) -> tuple:

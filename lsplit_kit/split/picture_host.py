@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from ..quantization import Calibration, Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
 from .form import MAX_VALUES, Latent, Unpacker, leaves
 from .picture_limits import check_call
+from .pool import Pool
 from .sessions import Remembered, Sessions
 from .skipping import Past
 from .tensor_bytes import laid_out, layout_of
@@ -41,7 +41,7 @@ class Picture(Remembered):
     def size(self) -> int:
         """Bytes of the tensors that came once, of the run and its last noises, and of the last answer."""
         run = (self.run.size() if self.run is not None else 0) + self.past.size()
-        return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2])
+        return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2] or b"")
 
 
 class PictureBody(Sessions[Picture, PictureStep]):
@@ -49,13 +49,13 @@ class PictureBody(Sessions[Picture, PictureStep]):
 
     policies, message, predicts = MODES, PictureStep, True
 
-    def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, lock: threading.Lock | None = None) -> None:
-        super().__init__(info, lock)
+    def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, pool: Pool | None = None) -> None:
+        super().__init__(info, pool)
         self.run, self.arguments = run, arguments
 
     def fork(self) -> PictureBody:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return PictureBody(self.run, self.arguments, self.info, self._lock)
+        return PictureBody(self.run, self.arguments, self.info, self.pool)
 
     def _begin(self, terms: Open) -> Picture:
         return Picture(terms, self.calibrations)
@@ -78,7 +78,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         if type(call) is not dict or not set(call) <= self.arguments:
             raise FrameError(f"The denoiser's arguments are {', '.join(sorted(self.arguments))}.")
         try:
-            with self._lock, torch.inference_mode():
+            with self.pool.computing, torch.inference_mode():
                 if s.policy == "lockstep":
                     self._advance(s, step.start, tree)
                 if "skip" in tree:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,12 @@ from transformers.cache_utils import DynamicCache
 
 from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Calibration, Encoded
+from ..wire.link import Message
 from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
-from .sessions import MAX_REMEMBERED, Remembered, Sessions
+from .blocks import growing_cache, held_bytes
+from .pool import Pool
+from .sessions import Remembered, Sessions, Work
+from .together import Joint, joinable
 
 
 class Session(Remembered):
@@ -27,37 +30,68 @@ class Session(Remembered):
         self.have = self.batch = 0
 
     def size(self) -> int:
-        """Bytes of keys, values and hidden vectors."""
-        held = [
-            t for layer in (self.cache.layers if self.cache is not None else ()) for t in (layer.keys, layer.values)
-        ]
-        return sum(t.nbytes for t in (*held, self.history) if isinstance(t, Tensor))
+        """Bytes of keys, values and hidden vectors, and of the last answer."""
+        kept = self.history.nbytes if self.history is not None else 0
+        return held_bytes(self.cache) + kept + len(self.last[2] or b"")
+
+    def forget(self) -> bool:
+        """Nothing is remembered; the next step that builds on it is answered with CacheMiss."""
+        self.cache = self.history = self.positions = None
+        self.have = 0
+        self.last = (*self.last[:2], None)
+        return True
 
 
 class Body(Sessions[Session, Step]):
-    """Decoder layers [start, stop) of a model, ready to answer steps; one compute lock for all sessions."""
+    """Decoder layers [start, stop) of a model, ready to answer steps; one computation at a time for all sessions."""
 
     policies, message = POLICIES, Step
 
-    def __init__(self, base: nn.Module, info: HostInfo, lock: threading.Lock | None = None) -> None:
-        super().__init__(info, lock)
+    def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None) -> None:
+        super().__init__(info, pool)
         self.base, self.dtype = base, getattr(torch, info.dtype)
+        self._gathers = self.pool.gather and joinable(base)
 
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return Body(self.base, self.info, self._lock)
+        return Body(self.base, self.info, self.pool)
 
     def _begin(self, terms: Open) -> Session:
         return Session(terms, self.calibrations)
 
-    def _answer(self, session: Session, step: Step) -> bytes:
+    def joins(self, number: int, step: Message) -> object:
+        """The model, for a step that goes one position further in one text: such steps can be computed together."""
+        session = self.sessions.get(number)
+        alike = session is not None and isinstance(step, Step) and self._one_further(session, step)
+        return self.base if alike else None
+
+    def _one_further(self, s: Session, step: Step) -> bool:
+        plain = step.batch == step.tokens == 1 and not (step.rows or step.positions)
+        return self._gathers and plain and 0 < step.start <= s.have and s.cache is not None and not any(s.pads)
+
+    def _work(self, session: Session, step: Step) -> Work:
         """The down payload [B, T, d]."""
         self._check(session, step)
         with self.coding():
             hidden = session.up.decode(Encoded(session.up.spec, self._shape(step), step.payload), self.dtype)
-        rows, pads, positions = self._control(session, step)
-        with self._lock, torch.inference_mode():
-            return self._run(session, step, hidden, rows, pads, positions)
+        rows, pads, at = self._control(session, step)
+        try:
+            with torch.inference_mode():
+                self._rewind(session, step.start, rows)
+            if session.policy != "kv":
+                out = self._anew(session, hidden, pads, at)
+            elif self._one_further(session, step):
+                out = yield from self._joined(session, hidden)
+            else:
+                out = yield from self._onward(session, hidden, pads, at)
+            with self.coding(), torch.inference_mode():  # here, because a failure must not leave the rows gathered
+                payload = session.down.encode(out[:, -step.keep :] if step.keep else out).payload
+        except BaseException:
+            session.forget()  # half-written state is no state: the client replays
+            raise
+        session.have = 0 if session.policy == "none" else step.start + step.tokens
+        session.batch, session.pads = step.batch, pads
+        return payload
 
     def _shape(self, step: Step) -> tuple[int, int, int]:
         return (step.batch, step.tokens, self.info.width)
@@ -77,8 +111,7 @@ class Body(Sessions[Session, Step]):
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
         if session.have and step.start:
             each = session.size() / (session.have * session.batch)
-            if each * (step.start + step.tokens) * step.batch > MAX_REMEMBERED:
-                raise LimitExceeded(f"This host remembers at most {MAX_REMEMBERED:,} bytes for one connection.")
+            self.pool.check(session, int(each * (step.start + step.tokens) * step.batch))
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 
@@ -110,32 +143,37 @@ class Body(Sessions[Session, Step]):
             raise LimitExceeded(f"positions must lie below {self.info.max_tokens}.")
         return rows, pads, torch.tensor(values).reshape(-1, step.tokens)
 
-    def _run(
-        self, s: Session, step: Step, hidden: Tensor, rows: list[int] | None, pads: list[int], at: Tensor | None
-    ) -> bytes:
-        try:
-            self._rewind(s, step.start, rows)
-            if s.policy == "kv":
-                s.cache = s.cache if s.cache is not None else DynamicCache(config=self.base.config)
-                out = self._forward(hidden, pads, at, s.cache)
-            else:
-                if s.history is not None:  # the body recomputes everything it remembers
-                    hidden = torch.cat([s.history, hidden], dim=1)
-                    at = at if at is None or s.positions is None else torch.cat([s.positions, at], dim=1)
-                out = self._forward(hidden, pads, at, None)
-                if s.policy == "hidden":
-                    s.history, s.positions = hidden, at
-                    out = out[:, -step.tokens :]
-            with self.coding():
-                payload = s.down.encode(
-                    out[:, -step.keep :] if step.keep else out
-                ).payload  # here, because a failure must not leave the rows gathered
-        except Exception:
-            s.cache = s.history = s.positions = None  # half-written state is no state: the client replays
-            s.have = 0
-            raise
-        s.have, s.batch, s.pads = (0 if s.policy == "none" else step.start + step.tokens), step.batch, pads
-        return payload
+    def _joined(self, s: Session, hidden: Tensor) -> Generator[Joint, Tensor | None, Tensor]:
+        """One position, computed by whoever runs this step, perhaps with others."""
+        assert s.cache is not None
+        out = yield Joint(self.base, hidden, s.cache)
+        return out if out is not None else self._forward(hidden, [0], None, s.cache)
+
+    def _onward(
+        self, s: Session, hidden: Tensor, pads: list[int], at: Tensor | None
+    ) -> Generator[None, Tensor | None, Tensor]:
+        """New positions behind the keys and values of old ones; a long prompt lets others come in between."""
+        s.cache = s.cache if s.cache is not None else growing_cache(self.base.config)
+        piece = self.pool.piece if self.pool.piece and self.pool.crowded() else hidden.shape[1]
+        outs: list[Tensor] = []
+        for part in hidden.split(piece, dim=1):
+            if outs:
+                yield None
+            done = sum(out.shape[1] for out in outs)
+            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], s.cache))
+        return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
+
+    def _anew(self, s: Session, hidden: Tensor, pads: list[int], at: Tensor | None) -> Tensor:
+        """Everything that is remembered, and the new positions, without keys and values."""
+        new = hidden.shape[1]
+        if s.history is not None:
+            hidden = torch.cat([s.history, hidden], dim=1)
+            at = at if at is None or s.positions is None else torch.cat([s.positions, at], dim=1)
+        out = self._forward(hidden, pads, at, None)
+        if s.policy == "hidden":
+            s.history, s.positions = hidden, at
+            out = out[:, -new:]
+        return out
 
     def _rewind(self, s: Session, start: int, rows: list[int] | None) -> None:
         if start == 0:
@@ -163,12 +201,13 @@ class Body(Sessions[Session, Step]):
         if any(pads):
             mask = (torch.arange(past + tokens)[None] >= torch.tensor(pads)[:, None]).long()
         entry = next(m for m in self.base.children() if isinstance(m, nn.ModuleList))[0]
-        entry.received = hidden
         call: dict[str, object] = {"attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
         if at is not None:
             call["position_ids"] = at
-        try:
-            zeros = torch.zeros((), dtype=hidden.dtype).expand(hidden.shape)
-            return self.base(inputs_embeds=zeros, **call).last_hidden_state.reshape(hidden.shape)
-        finally:
-            entry.received = None
+        with self.pool.computing, torch.inference_mode():
+            entry.received = hidden
+            try:
+                zeros = torch.zeros((), dtype=hidden.dtype).expand(hidden.shape)
+                return self.base(inputs_embeds=zeros, **call).last_hidden_state.reshape(hidden.shape)
+            finally:
+                entry.received = None

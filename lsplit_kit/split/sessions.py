@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Generic, Self, TypeVar
 
 import numpy as np
+from torch import Tensor
 
-from ..errors import CalibrationMissing, CodecError, FrameError, LimitExceeded, SessionUnknown, StepRefused
+from ..errors import (
+    CacheMiss,
+    CalibrationMissing,
+    CodecError,
+    FrameError,
+    LimitExceeded,
+    SessionUnknown,
+    StepRefused,
+)
 from ..quantization import Calibration, bases, codec
 from ..wire.link import Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open, PictureStep, Step, WholeStep
+from .pool import Pool
+from .together import Joint
 
-MAX_FRAME, MAX_ROWS, MAX_SESSIONS, MAX_REMEMBERED = 16 << 20, 256, 64, 2 << 30
+MAX_FRAME, MAX_ROWS, MAX_SESSIONS = 16 << 20, 256, 64
 MAX_CALIBRATIONS = 4  # that one connection may bring
 
 S = TypeVar("S", bound="Remembered")
 M = TypeVar("M", Step, PictureStep, WholeStep)
+# A step under way. It stops where others may go first (None), or to be computed together with others (Joint); whoever
+# runs it sends back what a Joint asked for, and is returned the payload that goes down.
+Work = Generator[Joint | None, Tensor | None, bytes]
 
 
 class Remembered:
@@ -29,11 +42,15 @@ class Remembered:
 
     def __init__(self, terms: Open, given: Mapping[str, Calibration]) -> None:
         self.policy, self.up, self.down = terms.policy, codec(terms.up, given), codec(terms.down, given)
-        self.last: tuple[int, bytes, bytes] = (-1, b"", b"")
+        self.last: tuple[int, bytes, bytes | None] = (-1, b"", b"")  # number, digest, answer (None: forgotten)
 
     def size(self) -> int:
         """Bytes that this session keeps in memory."""
         raise NotImplementedError
+
+    def forget(self) -> bool:
+        """Let go of all that a client can send again; False when the session is of no use without it."""
+        return False
 
     def end(self) -> None:
         """Nobody will ask this session again."""
@@ -47,12 +64,12 @@ class Sessions(Generic[S, M]):
     most = MAX_SESSIONS  # of one connection
     predicts = False  # whether what goes down may depend on what went down before
 
-    def __init__(self, info: HostInfo, lock: threading.Lock | None = None) -> None:
-        self.info = info
+    def __init__(self, info: HostInfo, pool: Pool | None = None) -> None:
+        self.info, self.pool = info, pool or Pool()
+        self.owner = ""  # who pays for its sessions: one client
         self.sessions: OrderedDict[int, S] = OrderedDict()
         self.calibrations: dict[str, Calibration] = {}
         self._next = 0
-        self._lock = lock or threading.Lock()
         self._coding = 0.0  # seconds that the step under way spent with codecs
         self._spent: deque[tuple[int, int, int]] = deque(maxlen=MAX_TIMINGS)
 
@@ -79,8 +96,9 @@ class Sessions(Generic[S, M]):
         session = self._begin(terms)
         self._next += 1
         self.sessions[self._next] = session
-        while len(self.sessions) > self.most:
-            self.sessions.popitem(last=False)[1].end()
+        self.pool.enter(session, self, self._next)
+        while len(self.sessions) > self.most:  # its owner hears "unknown session" later and replays
+            self.close_session(next(iter(self.sessions)))
         return self._next
 
     def calibrate(self, raw: bytes) -> None:
@@ -94,21 +112,50 @@ class Sessions(Generic[S, M]):
         """Forget a session; an unknown number is no error."""
         session = self.sessions.pop(number, None)
         if session is not None:
+            self.pool.leave(session)
             session.end()
+
+    def close(self) -> None:
+        """Forget every session."""
+        for number in list(self.sessions):
+            self.close_session(number)
 
     def step(self, number: int, step: Message) -> bytes:
         """Answer one step with the down payload; raises typed errors, and then the session is unchanged."""
+        work = self.work(number, step)
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value
+
+    def work(self, number: int, step: Message) -> Work:
+        """Answer one step bit by bit, where others may come in between."""
         session = self.sessions.get(number)
         if session is None:
             raise SessionUnknown("This connection has no such session; open a new one and replay.")
         if not isinstance(step, self.message):
             raise FrameError(f"This body takes a {self.message.__name__}, got a {type(step).__name__}.")
         self.sessions.move_to_end(number)
-        began, self._coding = time.perf_counter(), 0.0
-        payload = self._once(session, step)  # type: ignore[arg-type]
-        took = time.perf_counter() - began
-        self._spent.append((0, round(self._coding * 1e6), round((took - self._coding) * 1e6)))
-        return payload
+        self._coding = took = 0.0
+        answer: Tensor | None = None
+        with self.pool.using(session):
+            bits = self._once(session, step)  # type: ignore[arg-type]
+            while True:
+                began = time.perf_counter()
+                try:
+                    asked = bits.send(answer)
+                except StopIteration as done:
+                    took += time.perf_counter() - began
+                    self._spent.append((0, round(self._coding * 1e6), round((took - self._coding) * 1e6)))
+                    return done.value
+                took += time.perf_counter() - began
+                answer = yield asked
+                took += asked.seconds if asked is not None else 0.0
+
+    def joins(self, number: int, step: Message) -> object:
+        """What this step may be computed together with, by name; None: nothing."""
+        return None
 
     def timings(self) -> bytes:
         """What the steps since the last question took, three int32 each, microseconds: waiting, codec, computing."""
@@ -123,22 +170,27 @@ class Sessions(Generic[S, M]):
         yield
         self._coding += time.perf_counter() - began
 
-    def _once(self, session: S, step: M) -> bytes:
+    def _once(self, session: S, step: M) -> Work:
         digest = step.digest()
         if step.step_no == session.last[0]:
             if digest != session.last[1]:
                 raise StepRefused(f"Step {step.step_no} came twice with different contents.")
+            if session.last[2] is None:
+                raise CacheMiss("This host forgot the session meanwhile; replay it.", have=0)
             return session.last[2]
         if step.step_no < session.last[0]:
             raise StepRefused(f"Step {step.step_no} is older than the last one, {session.last[0]}.")
-        payload = self._answer(session, step)
+        payload = yield from self._work(session, step)
         session.last = (step.step_no, digest, payload)
-        while len(self.sessions) > 1 and sum(s.size() for s in self.sessions.values()) > MAX_REMEMBERED:
-            self.sessions.popitem(last=False)[1].end()  # its owner hears "unknown session" and replays
         return payload
 
     def _begin(self, terms: Open) -> S:
         raise NotImplementedError
+
+    def _work(self, session: S, step: M) -> Work:
+        """All at once; a subclass may let others come in between."""
+        yield from ()
+        return self._answer(session, step)
 
     def _answer(self, session: S, step: M) -> bytes:
         raise NotImplementedError

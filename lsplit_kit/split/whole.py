@@ -20,6 +20,7 @@ from ..quantization import Calibration
 from ..wire.message import HostInfo, Open, WholeStep, ints_from_wire, ints_to_wire
 from .body import layer_prefix, longest, width_of
 from .fingerprint import digests, fingerprint_of_tensors
+from .pool import Pool
 from .sessions import Remembered, Sessions, describe
 from .whole_options import TEXT, checked, for_generate, from_json
 
@@ -125,14 +126,14 @@ class WholeText(Sessions[Reply, WholeStep]):
 
     policies, message, most = ("token",), WholeStep, REPLIES
 
-    def __init__(self, model: PreTrainedModel, info: HostInfo, lock: threading.Lock | None = None) -> None:
-        super().__init__(info, lock)
+    def __init__(self, model: PreTrainedModel, info: HostInfo, pool: Pool | None = None) -> None:
+        super().__init__(info, pool)
         self.model = model
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
 
     def fork(self) -> WholeText:
         """The same model with its own sessions, for one more connection; compute stays one at a time."""
-        return WholeText(self.model, self.info, self._lock)
+        return WholeText(self.model, self.info, self.pool)
 
     def sub(self, start: int, stop: int) -> WholeText:
         """FingerprintMismatch, always: a whole model's host serves no part of it."""
@@ -150,7 +151,7 @@ class WholeText(Sessions[Reply, WholeStep]):
             session.turn = self._start(session, step)
         elif step.form or step.payload:
             raise FrameError("A reply is under way in this session; a new prompt needs a new session.")
-        with self._lock:
+        with self.pool.computing:
             token = session.turn.next()
         return b"" if token is None else ints_to_wire([token])
 

@@ -6,7 +6,6 @@ import copy
 import inspect
 import io
 import secrets
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ..quantization import Calibration
 from ..wire.message import HostInfo, Open, WholeStep
 from .fingerprint import digests, fingerprint_of_tensors
 from .image import part_of, picture_cut
+from .pool import Pool
 from .sessions import Remembered, Sessions, describe
 from .whole import check_terms, no_part
 from .whole_options import PICTURE, checked, from_json
@@ -36,7 +36,7 @@ class Drawing(Remembered):
 
     def size(self) -> int:
         """Bytes of the last answer."""
-        return len(self.last[2])
+        return len(self.last[2] or b"")
 
 
 class WholePictures(Sessions[Drawing, WholeStep]):
@@ -44,13 +44,13 @@ class WholePictures(Sessions[Drawing, WholeStep]):
 
     policies, message = ("picture",), WholeStep
 
-    def __init__(self, pipe: Any, info: HostInfo, lock: threading.Lock | None = None) -> None:
-        super().__init__(info, lock)
+    def __init__(self, pipe: Any, info: HostInfo, pool: Pool | None = None) -> None:
+        super().__init__(info, pool)
         self.pipe = pipe
 
     def fork(self) -> WholePictures:
         """The same pipeline with its own sessions, for one more connection; compute stays one at a time."""
-        return WholePictures(self.pipe, self.info, self._lock)
+        return WholePictures(self.pipe, self.info, self.pool)
 
     def sub(self, start: int, stop: int) -> WholePictures:
         """FingerprintMismatch, always: a whole pipeline's host serves no part of it."""
@@ -69,7 +69,7 @@ class WholePictures(Sessions[Drawing, WholeStep]):
         except UnicodeDecodeError:
             raise FrameError("A picture's text is UTF-8.") from None
         options = picture_options(from_json(step.form))
-        with self._lock:
+        with self.pool.computing:
             return to_png(draw(self.pipe, prompt, options))
 
 

@@ -1,0 +1,183 @@
+"""Whose step is computed next: a bounded queue, one client after the other, next tokens of several clients together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Busy
+from ..split.pool import Pool
+from ..split.sessions import Work
+from ..split.together import Joint, forward
+
+RECENT = 0.5  # seconds: a client that sent a token so lately is waited for
+MOST = 32  # rows of one computation
+
+
+@dataclass(eq=False)
+class Job:
+    """One step that waits for its turn, of one owner; joins: what it may be computed together with."""
+
+    owner: str
+    work: Work
+    joins: object
+    since: float = field(default_factory=time.perf_counter)
+    go: threading.Event = field(default_factory=threading.Event)
+    waited: float = 0.0
+    asked: Joint | None = None
+    done: bool = False
+    payload: bytes = b""
+    error: BaseException | None = None
+
+
+class Turns:
+    """Lets one thread at a time compute, in turn for each owner; `run` is called by many threads at once.
+
+    waiting, each: steps that wait at most, of all and of one owner; more are answered with Busy. window: seconds that a
+    step waits for others that may be computed together with it; None: nothing is computed together.
+    """
+
+    def __init__(self, pool: Pool, waiting: int = 64, each: int = 8, window: float | None = None) -> None:
+        self.pool, self.waiting, self.each, self.window = pool, waiting, each, window
+        self.took: deque[float] = deque(maxlen=256)  # seconds of computing, a turn each
+        self.rows: deque[int] = deque(maxlen=256)  # steps of that turn
+        self.refused = 0
+        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # the owner at the front is next
+        self._seen: dict[str, float] = {}  # when an owner's last step that could be joined came
+        self._running = False
+        self._changed = threading.Condition()
+
+    def queued(self) -> dict[str, int]:
+        """Steps that wait, by owner."""
+        with self._changed:
+            return {owner: len(jobs) for owner, jobs in self._queues.items()}
+
+    def run(self, owner: str, work: Work, joins: object = None) -> tuple[bytes, float]:
+        """(payload, seconds waited) of one step; raises Busy where too many wait, and what the step raises."""
+        job = Job(owner, work, joins)
+        if not self._enter(job):
+            job.go.wait()
+        while not job.done:
+            job.go.clear()
+            self._turn(job)
+            if not job.done:
+                job.go.wait()
+        error, job.error = job.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # a traceback that leads to itself would keep what the request brought in memory
+        return job.payload, job.waited
+
+    def _enter(self, job: Job) -> bool:
+        """Join the queue; True when nobody computes, and it is this job's turn at once."""
+        with self._changed:
+            own, all_ = len(self._queues.get(job.owner, ())), sum(map(len, self._queues.values()))
+            if all_ >= self.waiting or own >= self.each:
+                raise self._busy(all_, own)
+            if job.joins is not None:
+                self._seen[job.owner] = job.since
+            if self._running:
+                self._queues.setdefault(job.owner, deque()).append(job)
+                self._changed.notify_all()
+                return False
+            self._running = True
+            return True
+
+    def _busy(self, all_: int, own: int) -> Busy:
+        self.refused += 1
+        who = f"{all_} steps wait" if all_ >= self.waiting else f"{own} steps of yours wait"
+        wait = self._forecast(all_ + 1)
+        return Busy(f"This host is busy: {who}, and it lets no more; try again in {wait:.1f} s.", wait, all_ + 1)
+
+    def _forecast(self, position: int) -> float:
+        """Seconds until a step at this place of the queue may be computed."""
+        took = sum(self.took) / max(1, sum(self.rows))
+        return min(60.0, max(0.05, took * position))
+
+    def _turn(self, job: Job) -> None:
+        """Compute one job's next part, alone or with others, then let the next one go."""
+        group: list[Job] = []
+        began = time.perf_counter()
+        try:
+            group = [job, *self._mates(job)]
+            began = time.perf_counter()
+            self._advance(group)
+        finally:
+            self.took.append(time.perf_counter() - began)
+            self.rows.append(max(1, len(group)))
+            self._pass_on(job, group[1:])
+
+    def _mates(self, job: Job) -> list[Job]:
+        if self.window is None or job.joins is None:
+            return []
+        end = time.perf_counter() + self.window
+        with self._changed:
+            while True:
+                waiting = [q[0] for q in self._queues.values() if q and q[0].joins is job.joins][: MOST - 1]
+                now = time.perf_counter()
+                self._seen = {owner: at for owner, at in self._seen.items() if at > now - RECENT}
+                if now >= end or len(waiting) + 1 >= min(MOST, len(self._seen)):
+                    break
+                self._changed.wait(end - now)
+            for mate in waiting:
+                self._take(mate.owner)
+            return waiting
+
+    def _take(self, owner: str) -> Job:
+        """The next job of an owner, who goes to the end of the line."""
+        queue = self._queues[owner]
+        job = queue.popleft()
+        self._queues.move_to_end(owner)
+        if not queue:
+            del self._queues[owner]
+        return job
+
+    def _advance(self, group: list[Job]) -> None:
+        now = time.perf_counter()
+        for job in group:
+            job.waited += now - job.since
+            self._go_on(job, None)
+        joint = [job for job in group if job.asked is not None]
+        if joint:
+            try:
+                with self.pool.computing, torch.inference_mode():
+                    outs: list[Tensor | BaseException] = list(forward([job.asked for job in joint if job.asked]))
+            except Exception as err:
+                outs = [err] * len(joint)
+            for job, out in zip(joint, outs, strict=True):
+                self._go_on(job, out)
+        for job in group:
+            job.since = time.perf_counter()
+
+    def _go_on(self, job: Job, answer: Any) -> None:
+        """One job's next part; afterwards it is done, has asked for a joint computation, or lets others go first."""
+        try:
+            job.asked = job.work.throw(answer) if isinstance(answer, BaseException) else job.work.send(answer)
+        except StopIteration as done:
+            job.payload, job.done, job.asked = done.value, True, None
+        except BaseException as err:
+            job.error, job.done, job.asked = err, True, None
+
+    def _pass_on(self, job: Job, mates: list[Job]) -> None:
+        with self._changed:
+            if not job.done:
+                self._queues.setdefault(job.owner, deque()).appendleft(job)
+                self._queues.move_to_end(job.owner)
+            for mate in mates:
+                if not mate.done:
+                    self._queues.setdefault(mate.owner, deque()).appendleft(mate)
+            following = self._take(next(iter(self._queues))) if self._queues else None
+            self._running = following is not None
+        for mate in mates:
+            if mate.done:
+                mate.go.set()
+        if following is not None:
+            following.go.set()

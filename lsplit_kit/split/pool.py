@@ -1,0 +1,133 @@
+"""What all sessions of one host share: one computation at a time, and memory, of which the longest idle give first."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import LimitExceeded, SessionUnknown
+
+if TYPE_CHECKING:
+    from .sessions import Remembered, Sessions
+
+MAX_REMEMBERED = 2 << 30
+
+
+@dataclass(eq=False)
+class Place:
+    """One session's part of the memory: whose it is, its bytes, when it was used last, whether a step is under way."""
+
+    home: Sessions
+    number: int
+    size: int = 0
+    used: float = field(default_factory=time.monotonic)
+    busy: bool = False
+
+
+class Pool:
+    """Counts the bytes of sessions, and makes them forget when there are too many; they are replayed when used again.
+
+    limit: bytes of all together. quota: bytes of one owner's (None: all). idle: seconds after which an unused session
+    is forgotten. piece: a longer prompt is computed in pieces of so many positions while others have sessions (0: in
+    one). gather: whether next tokens of several sessions may be computed together.
+    """
+
+    def __init__(
+        self,
+        limit: int = MAX_REMEMBERED,
+        quota: int | None = None,
+        idle: float = 3600.0,
+        piece: int = 0,
+        gather: bool = False,
+    ) -> None:
+        self.limit, self.quota, self.idle = limit, limit if quota is None else min(quota, limit), idle
+        self.piece, self.gather = piece, gather
+        self.computing = threading.Lock()
+        self.bytes = self.evictions = self.misses = self.hits = 0
+        self._places: OrderedDict[Remembered, Place] = OrderedDict()  # longest idle first
+        self._mutex = threading.Lock()
+
+    def enter(self, session: Remembered, home: Sessions, number: int) -> None:
+        """Count a new session."""
+        with self._mutex:
+            self._places[session] = Place(home, number)
+
+    def leave(self, session: Remembered) -> None:
+        """Count a session no more."""
+        with self._mutex:
+            place = self._places.pop(session, None)
+            self.bytes -= place.size if place is not None else 0
+
+    @contextlib.contextmanager
+    def using(self, session: Remembered) -> Iterator[None]:
+        """A step of a session: nobody makes it forget meanwhile; raises SessionUnknown where somebody just did."""
+        with self._mutex:
+            place = self._places.get(session)
+            if place is None:
+                raise SessionUnknown("This session was forgotten; open a new one and replay.")
+            place.busy = True
+            self._places.move_to_end(session)
+        try:
+            yield
+        finally:
+            with self._mutex:
+                place.busy, place.used = False, time.monotonic()
+                self._weigh(session, place)
+                self._make_room(place.home.owner)
+
+    def check(self, session: Remembered, size: int) -> None:
+        """Raise LimitExceeded when a session that is to take `size` bytes would be over the limit all by itself."""
+        if size > self.quota:
+            raise LimitExceeded(
+                f"This session would take {size:,} bytes, this host remembers at most {self.quota:,} for one client; "
+                "use a shorter text or fewer rows."
+            )
+
+    def sweep(self) -> None:
+        """Forget what was idle for too long."""
+        with self._mutex:
+            since = time.monotonic() - self.idle
+            for session, place in list(self._places.items()):
+                if place.used < since and not place.busy:
+                    self._forget(session, place)
+
+    def crowded(self) -> bool:
+        """Whether more than one connection has sessions."""
+        with self._mutex:
+            return len({id(place.home) for place in self._places.values()}) > 1
+
+    def held(self) -> list[tuple[str, int, int, float]]:
+        """(owner, its session's number, bytes, seconds since it was used) of every session, longest idle first."""
+        with self._mutex:
+            now = time.monotonic()
+            return [(p.home.owner, p.number, p.size, now - p.used) for p in self._places.values()]
+
+    def _weigh(self, session: Remembered, place: Place) -> None:
+        if session in self._places:
+            size = session.size()
+            self.bytes += size - place.size
+            place.size = size
+
+    def _make_room(self, owner: str) -> None:
+        own = sum(p.size for p in self._places.values() if p.home.owner == owner)
+        for session, place in list(self._places.items()):
+            over, mine = self.bytes > self.limit, own > self.quota and place.home.owner == owner
+            if place.busy or not place.size or not (over or mine):
+                continue
+            if place.home.owner == owner:
+                own -= place.size
+            self._forget(session, place)
+
+    def _forget(self, session: Remembered, place: Place) -> None:
+        self.evictions += 1
+        if session.forget():
+            self._weigh(session, place)
+            return
+        self.bytes -= self._places.pop(session).size
+        place.home.sessions.pop(place.number, None)
+        session.end()

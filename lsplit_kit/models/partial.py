@@ -98,11 +98,13 @@ class Held(Body):
         whole = body_of(model, plan)
         super().__init__(whole.base, whole.info)
         self.model = model
+        self._parts: dict[tuple[int, int], Body] = {}
 
     def sub(self, start: int, stop: int) -> Body:
         """The body of layers [start, stop), sharing weights and the pool; the caller checks the range."""
-        plan = SplitPlan(start, layer_prefix(self.model)[1] - stop)
-        part = body_of(self.model, plan)
+        if (start, stop) not in self._parts:  # once, so that clients with the same cuts share it
+            self._parts[start, stop] = body_of(self.model, SplitPlan(start, layer_prefix(self.model)[1] - stop))
+        part = self._parts[start, stop]
         return Body(part.base, part.info._replace(holds=self.info.holds), self.pool)
 
 

@@ -13,11 +13,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..card import Card
 from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
 from .protocol import safe_text
+from .sharing import Sharing
 
 WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
 _PACKAGES = str(Path(__file__).resolve().parents[2])
@@ -114,17 +115,26 @@ def host(
     start_seconds: float = 120.0,
     whole: bool = False,
     loader: str | None = None,
+    **sharing: Any,
 ) -> Host:
     """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
 
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
+    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb, forget_after,
+    queue, queue_each, prefill_piece, batch_window_ms.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
     fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
     HostUnavailable when the child cannot start, HostTimeout.
     """
     if whole:
         head = tail = 0
+    odd = [option for option in sharing if option not in Sharing._fields]
+    if odd:
+        raise UnsupportedOption(
+            f"lk.host has no option {odd[0]!r}; of its clients it takes {', '.join(Sharing._fields)}."
+        )
+    shared = Sharing(**sharing).check()
     name = _named(model, head, tail, dtype, fetch=loader is None)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
@@ -144,6 +154,7 @@ def host(
         "--dtype",
         str(dtype).removeprefix("torch."),
     ]
+    arguments += shared.arguments()
     arguments += ["--allow-remote"] if allow_remote else []
     arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []

@@ -21,6 +21,7 @@ from ..errors import HostUnavailable, LsplitError, UnsupportedOption
 from .host import WHOLE_SAYS
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
+from .sharing import add_options, sharing_of
 from .token import new_token, sweep_tokens, write_token
 
 LOADER = "lsplit_kit.models.partial:load_body"
@@ -47,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
     options.add_argument("--allow-remote", action="store_true", help="let --bind be more than loopback")
-    options.add_argument("--max-clients", type=int, default=8, help="connections at once")
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
+    add_options(options)
     # Ends when stdin ends: the parent is gone. For lk.host, which also reads why a start failed.
     options.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--loader", help=argparse.SUPPRESS)
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
         print(json.dumps(ready), flush=True)
         while worker.is_alive() and not over.wait(0.2):
-            pass
+            body.pool.sweep()
         if not over.is_set():
             print("The host ended by itself: its listening socket failed.", file=sys.stderr, flush=True)
             return 1
@@ -96,9 +97,9 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
     check_bind(args.bind, args.allow_remote)
     if not 0 <= args.port <= 65535:
         raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
-    if args.max_clients < 1 or not args.idle > 0:
-        raise UnsupportedOption("--max-clients takes a whole number from 1 on, --idle a number of seconds above 0.")
-    token = new_token()
+    if not args.idle > 0:
+        raise UnsupportedOption("--idle takes a number of seconds above 0.")
+    sharing, token = sharing_of(args), new_token()
     try:
         server = StrictServer(BodyService, token, args.bind, args.port, max_clients=args.max_clients, idle=args.idle)
     except OSError as err:
@@ -118,7 +119,8 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
         body = _loader(loader)(args.model, args.head, args.tail, args.dtype)
     for number in (signal.SIGTERM, signal.SIGINT):  # while it loads, they just end it
         signal.signal(number, lambda *_: over.set())
-    server.service = service_of(body)
+    body.pool = sharing.pool()
+    server.service = service_of(body, sharing.turns(body.pool))
     return server, body, token
 
 

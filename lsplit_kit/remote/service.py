@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import FingerprintMismatch, FrameError, VersionMismatch
-from ..split.pool import Pool
-from ..split.sessions import Work
 from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
+
+if TYPE_CHECKING:
+    from ..split.pool import Pool
+    from ..split.sessions import Work
 
 _HELLO = (str, str, str, str, str, int, int, str)
 _numbers = itertools.count(1)  # of connections

@@ -6,15 +6,14 @@ import threading
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Busy
-from ..split.pool import Pool
-from ..split.sessions import Work
-from ..split.together import Joint, forward
+
+if TYPE_CHECKING:
+    from ..split.pool import Pool
+    from ..split.sessions import Work
+    from ..split.together import Joint
 
 RECENT = 0.5  # seconds: a client that sent a token so lately is waited for
 MOST = 32  # rows of one computation
@@ -147,10 +146,12 @@ class Turns:
             self._go_on(job, None)
         joint = [job for job in group if job.asked is not None]
         if joint:
+            from ..split.together import forward
+
             try:
-                with self.pool.computing, torch.inference_mode():
-                    outs: list[Tensor | BaseException] = list(forward([job.asked for job in joint if job.asked]))
-            except Exception as err:
+                with self.pool.computing:
+                    outs: list[Any] = list(forward([job.asked for job in joint if job.asked]))
+            except Exception as err:  # each of them hears of it, and its client replays
                 outs = [err] * len(joint)
             for job, out in zip(joint, outs, strict=True):
                 self._go_on(job, out)

@@ -15,7 +15,7 @@ from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
 from .blocks import growing_cache, held_bytes
 from .pool import Pool
 from .sessions import Remembered, Sessions, Work
-from .together import Joint, joinable
+from .together import Joint, joinable, run
 
 
 class Session(Remembered):
@@ -50,7 +50,8 @@ class Body(Sessions[Session, Step]):
     def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None) -> None:
         super().__init__(info, pool)
         self.base, self.dtype = base, getattr(torch, info.dtype)
-        self._gathers = self.pool.gather and joinable(base)
+        with self.pool.computing:
+            self._gathers = self.pool.gather and joinable(base)
 
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
@@ -197,17 +198,10 @@ class Body(Sessions[Session, Step]):
     def _forward(self, hidden: Tensor, pads: list[int], at: Tensor | None, cache: DynamicCache | None) -> Tensor:
         batch, tokens, _ = hidden.shape
         past = cache.get_seq_length() if cache is not None else 0
-        mask = None
+        options: dict[str, object] = {"attention_mask": None}
         if any(pads):
-            mask = (torch.arange(past + tokens)[None] >= torch.tensor(pads)[:, None]).long()
-        entry = next(m for m in self.base.children() if isinstance(m, nn.ModuleList))[0]
-        call: dict[str, object] = {"attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
+            options["attention_mask"] = (torch.arange(past + tokens)[None] >= torch.tensor(pads)[:, None]).long()
         if at is not None:
-            call["position_ids"] = at
+            options["position_ids"] = at
         with self.pool.computing, torch.inference_mode():
-            entry.received = hidden
-            try:
-                zeros = torch.zeros((), dtype=hidden.dtype).expand(hidden.shape)
-                return self.base(inputs_embeds=zeros, **call).last_hidden_state.reshape(hidden.shape)
-            finally:
-                entry.received = None
+            return run(self.base, hidden, cache, **options)

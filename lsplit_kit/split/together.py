@@ -7,15 +7,19 @@ keeps a cache of its own length.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from .blocks import growing_cache
+
+log = logging.getLogger("lsplit_kit.host")
 NAME, USUAL = "lsplit_rows", "sdpa"
 
 
@@ -57,25 +61,59 @@ AttentionInterface.register(NAME, attend)
 
 
 def joinable(base: nn.Module) -> bool:
-    """Whether a model's attention can be given rows: it asks the library's interface, and for its usual function."""
+    """Whether several sessions of a body can go on in one pass; found out once, by trying it on made-up vectors."""
+    if "lsplit_joins" not in base.__dict__:
+        config: Any = base.config
+        able = config._attn_implementation == USUAL and getattr(base, "_supports_attention_backend", False)
+        base.__dict__["lsplit_joins"] = able and agrees(base)
+    return base.__dict__["lsplit_joins"]
+
+
+@torch.inference_mode()
+def agrees(base: nn.Module, share: float = 1e-3) -> bool:
+    """Whether two texts of unlike length come out alike, computed together and alone; share: of the largest value."""
     config: Any = base.config
-    return config._attn_implementation == USUAL and getattr(base, "_supports_attention_backend", False)
+    draw = torch.Generator().manual_seed(0)
+    like = next(base.parameters())
+    vectors = [torch.randn(1, n, config.hidden_size, generator=draw).to(like.dtype) for n in (3, 6)]
+    try:
+        alone = [growing_cache(config) for _ in vectors]
+        together = [growing_cache(config) for _ in vectors]
+        for caches in (alone, together):
+            for cache, vector in zip(caches, vectors, strict=True):
+                run(base, vector[:, :-1], cache)
+        expected = [run(base, v[:, -1:], c) for v, c in zip(vectors, alone, strict=True)]
+        found = forward([Joint(base, v[:, -1:], c) for v, c in zip(vectors, together, strict=True)])
+    except Exception as err:  # a family whose attention cannot be given rows
+        log.info("%s is not computed for several clients at once: %s", type(base).__name__, err)
+        return False
+    return all(bool((a - b).abs().max() <= share * b.abs().max()) for a, b in zip(found, expected, strict=True))
 
 
+def run(base: nn.Module, hidden: Tensor, cache: Cache | None, **options: Any) -> Tensor:
+    """A body's output [B, T, d] for the vectors that it receives in place of what it would compute itself."""
+    entry: Any = next(m for m in base.children() if isinstance(m, nn.ModuleList))[0]
+    entry.received = hidden
+    try:
+        zeros = torch.zeros((), dtype=hidden.dtype).expand(hidden.shape)
+        out = base(inputs_embeds=zeros, past_key_values=cache, use_cache=cache is not None, **options)
+        return out.last_hidden_state.reshape(hidden.shape)
+    finally:
+        entry.received = None
+
+
+@torch.inference_mode()
 def forward(joints: Sequence[Joint]) -> list[Tensor]:
     """Outputs [1, 1, d] of several sessions of one model, in one pass; each cache has one position more after it."""
     began, base = time.perf_counter(), joints[0].base
     config: Any = base.config
-    entry: Any = next(m for m in base.children() if isinstance(m, nn.ModuleList))[0]
-    hidden = torch.cat([j.hidden for j in joints])
+    rows: Any = Rows([j.cache for j in joints])
     at = torch.tensor([[j.cache.get_seq_length()] for j in joints])
-    entry.received, config._attn_implementation = hidden, NAME
+    config._attn_implementation = NAME
     try:
-        zeros = torch.zeros((), dtype=hidden.dtype).expand(hidden.shape)
-        rows: Any = Rows([j.cache for j in joints])
-        out = base(inputs_embeds=zeros, position_ids=at, past_key_values=rows, use_cache=True).last_hidden_state
+        out = run(base, torch.cat([j.hidden for j in joints]), rows, position_ids=at)
     finally:
-        entry.received, config._attn_implementation = None, USUAL
+        config._attn_implementation = USUAL
     for joint in joints:
         joint.seconds = (time.perf_counter() - began) / len(joints)
-    return list(out.reshape(hidden.shape).split(1))
+    return list(out.split(1))

@@ -1,0 +1,427 @@
+"""One host, many clients: shared memory, a fair and bounded queue, next tokens computed together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import cache
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+import lsplit_kit as lk
+from lsplit_kit import errors
+from lsplit_kit.models.partial import Held
+from lsplit_kit.models.toys import TOYS
+from lsplit_kit.remote.client import RpycLink
+from lsplit_kit.remote.server import StrictServer
+from lsplit_kit.remote.service import service_of
+from lsplit_kit.remote.sharing import Sharing
+from lsplit_kit.remote.turns import Turns
+from lsplit_kit.split.blocks import BLOCK, BlockLayer, growing_cache, held_bytes
+from lsplit_kit.split.body import body_of
+from lsplit_kit.split.plan import SplitPlan
+from lsplit_kit.split.pool import Pool
+from lsplit_kit.split.session import Body
+from lsplit_kit.split.together import Joint, forward, joinable, run
+from lsplit_kit.wire.message import Open, Step
+
+TOKEN, TERMS, WIDTH = b"t" * 32, Open("kv", "fp32", "fp32"), 64
+TOGETHER = ("toy-llama", "toy-gpt2", "toy-mistral", "toy-gemma3", "toy-mixtral", "toy-granite", "toy-smollm3")
+ALONE = ("toy-gemma2", "toy-bloom", "toy-gptj", "toy-falcon")
+
+
+@cache
+def model(name="toy-llama"):
+    return lk.load(name)[0]
+
+
+def base_of(name):
+    return body_of(model(name), SplitPlan(1, 1)).base
+
+
+def vectors(count, seed=0, width=None):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(1, count, width or model().config.hidden_size, generator=draw)
+
+
+def step_of(hidden, start=0, number=0):
+    return Step(number, start, 1, hidden.shape[1], hidden.numpy().tobytes())
+
+
+def tensor(payload):
+    return torch.frombuffer(bytearray(payload), dtype=torch.float32)
+
+
+# -- a cache that grows in blocks -------------------------------------------------------------------
+
+
+def test_a_growing_cache_holds_what_the_librarys_holds():
+    """Appending over several blocks, taking back, going on, and re-ordering rows, to the bit."""
+    config = model().config
+    usual, growing = DynamicCache(config=config), growing_cache(config)
+    draw = torch.Generator().manual_seed(0)
+    for count, then in ((BLOCK - 1, None), (1, None), (1, "crop"), (5, "rows"), (BLOCK, None), (1, None)):
+        new = [torch.randn(2, 4, count, 8, generator=draw) for _ in range(2)]
+        for layer in range(2):
+            for a, b in zip(usual.update(*new, layer), growing.update(*new, layer), strict=True):
+                assert torch.equal(a, b)
+        for held in (usual, growing):
+            if then == "crop":
+                held.crop(-7)
+            elif then == "rows":
+                held.reorder_cache(torch.tensor([1, 1]))
+
+
+def test_a_new_position_is_written_behind_the_others():
+    held = growing_cache(model().config)
+    assert {type(layer) for layer in held.layers} == {BlockLayer}
+    held.update(*torch.zeros(2, 1, 4, 3, 8), 0)
+    before, size = held.layers[0].keys.data_ptr(), held_bytes(held)
+    held.update(*torch.ones(2, 1, 4, BLOCK - 3, 8), 0)
+    assert held.layers[0].keys.data_ptr() == before and held_bytes(held) == size == 2 * 4 * BLOCK * 8 * 4
+    held.update(*torch.ones(2, 1, 4, 1, 8), 0)
+    assert held_bytes(held) == 2 * size
+
+
+def test_layers_that_keep_a_window_stay_the_librarys():
+    kinds = {type(layer) for layer in growing_cache(model("toy-gemma3").config).layers}
+    assert BlockLayer in kinds and DynamicLayer not in kinds and len(kinds) == 2
+
+
+# -- next tokens of several sessions ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_next_positions_computed_together_are_those_computed_alone(name):
+    """Five texts of unlike length, three tokens on, some beyond a sliding window."""
+    base = base_of(name)
+    assert joinable(base)
+    width = model(name).config.hidden_size
+    with torch.inference_mode():
+        alone, joint = ([growing_cache(base.config) for _ in range(5)] for _ in range(2))
+        for caches in (alone, joint):
+            for i, held in enumerate(caches):
+                run(base, vectors(1 + 13 * i, i, width), held)
+        for t in range(3):
+            new = [vectors(1, 100 * t + i, width) for i in range(5)]
+            expected = [run(base, v, c) for v, c in zip(new, alone, strict=True)]
+            found = forward([Joint(base, v, c) for v, c in zip(new, joint, strict=True)])
+            for a, b in zip(found, expected, strict=True):
+                assert (a - b).abs().max() <= 1e-4 * max(1, b.abs().max())
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_family_whose_attention_takes_no_rows_is_found_out(name):
+    base = base_of(name)
+    usual = base.config._attn_implementation
+    assert not joinable(base) and base.config._attn_implementation == usual
+
+
+def test_most_families_can_be_computed_together():
+    assert sum(joinable(base_of(name)) for name in TOYS) >= 19
+
+
+# -- the queue --------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Work whose parts run when the test says so, noting the order."""
+
+    def __init__(self, pool=None, **turns):
+        self.turns, self.order, self.errors = Turns(pool or Pool(), **turns), [], []
+        self.inside, self.let = threading.Event(), threading.Event()
+        self.threads = []
+
+    def work(self, name, parts=1, fails=None, hold=False):
+        for part in range(parts):
+            if hold:
+                self.inside.set()
+                assert self.let.wait(10)
+            self.order.append(name)
+            if part + 1 < parts:
+                yield None
+        if fails:
+            raise fails
+        return name.encode()
+
+    def start(self, owner, name, joins=None, **how):
+        def call():
+            try:
+                assert self.turns.run(owner, self.work(name, **how), joins)[0] == name.encode()
+            except errors.LsplitError as err:
+                self.errors.append(err)
+
+        waiting = sum(self.turns.queued().values())
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        if how.get("hold"):
+            assert self.inside.wait(10)
+            return
+        end = time.monotonic() + 10
+        while sum(self.turns.queued().values()) == waiting and thread.is_alive() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def finish(self):
+        self.let.set()
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert not self.turns.queued()
+
+
+def test_clients_take_turns_however_much_each_of_them_asks():
+    gate = Gate()
+    gate.start("a", "a0", hold=True)
+    for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        gate.start(name[0], name)
+    gate.finish()
+    assert gate.order == ["a0", "a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_long_step_lets_others_in_between_its_parts():
+    gate = Gate()
+    gate.start("a", "held", hold=True)
+    gate.start("b", "long", parts=3)
+    gate.start("c", "short")
+    gate.start("d", "other")
+    gate.finish()
+    assert gate.order == ["held", "long", "short", "other", "long", "long"]
+
+
+def test_a_full_queue_says_when_to_come_again():
+    gate = Gate(waiting=3, each=2)
+    gate.start("a", "a0", hold=True)
+    for name in ("b1", "b2", "b3", "c1", "d1"):
+        gate.start(name[0], name)
+    gate.finish()
+    assert gate.order == ["a0", "b1", "c1", "b2"] and gate.turns.refused == 2
+    assert [e.position for e in gate.errors] == [3, 4]
+    assert all(0 < e.retry_after <= 60 for e in gate.errors)
+    assert "2 steps of yours wait" in str(gate.errors[0]) and "3 steps wait" in str(gate.errors[1])
+
+
+def test_what_one_step_raises_is_its_own():
+    gate = Gate()
+    gate.start("a", "a0", hold=True)
+    gate.start("b", "b1", fails=errors.CacheMiss("gone", have=2))
+    gate.start("c", "c1")
+    gate.finish()
+    assert gate.order == ["a0", "b1", "c1"] and [e.have for e in gate.errors] == [2]
+
+
+def bodies(count, **pool):
+    """A body for each of several connections, each with a session of its own length, and the step that comes next."""
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(gather=True, **pool))
+    found = []
+    for i in range(count):
+        body = first.fork()
+        number = body.open(TERMS)
+        body.step(number, step_of(vectors(3 + i, i)))
+        found.append((body, number, step_of(vectors(1, 50 + i), start=3 + i, number=1)))
+    return first.pool, found
+
+
+def test_next_tokens_that_wait_are_computed_together():
+    pool, asked = bodies(4)
+    _, again = bodies(4)
+    expected = [tensor(body.step(number, step)) for body, number, step in again]
+    gate, answers = Gate(pool, window=0.0), {}
+    gate.start("z", "held", hold=True)
+
+    def call(i):
+        body, number, step = asked[i]
+        answers[i] = gate.turns.run(f"c{i}", body.work(number, step), body.joins(number, step))[0]
+
+    threads = [threading.Thread(target=call, args=(i,), daemon=True) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    while sum(gate.turns.queued().values()) < 4:
+        time.sleep(0.001)
+    gate.threads += threads
+    gate.finish()
+    assert list(gate.turns.rows) == [1, 4]
+    for i, right in enumerate(expected):
+        torch.testing.assert_close(tensor(answers[i]), right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["prompt", "rows", "hidden", "off"])
+def test_other_steps_are_computed_alone(what):
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(gather=what != "off"))
+    number = first.open(Open("hidden" if what == "hidden" else "kv", "fp32", "fp32"))
+    rows = 2 if what == "rows" else 1
+    start = vectors(4).expand(rows, -1, -1).contiguous()
+    first.step(number, Step(0, 0, rows, 4, start.numpy().tobytes()))
+    new = vectors(2 if what == "prompt" else 1, 1).expand(rows, -1, -1).contiguous()
+    assert first.joins(number, Step(1, 4, rows, new.shape[1], new.numpy().tobytes())) is None
+
+
+# -- memory -----------------------------------------------------------------------------------------
+
+
+def filled(pool, owner, seed, count=40):
+    body = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, pool)
+    body.owner = owner
+    number = body.open(TERMS)
+    body.step(number, step_of(vectors(count, seed)))
+    return body, number
+
+
+def one_session():
+    pool = Pool()
+    filled(pool, "x", 0)
+    return pool.bytes
+
+
+def test_the_longest_idle_is_forgotten_and_says_so():
+    size = one_session()
+    pool = Pool(limit=int(2.5 * size))
+    (a, first), (b, second) = filled(pool, "a", 0), filled(pool, "b", 1)
+    a.step(first, step_of(vectors(1), start=40, number=1))  # now b is the longest idle
+    filled(pool, "c", 2)
+    assert pool.bytes <= pool.limit and pool.evictions == 1
+    with pytest.raises(errors.CacheMiss) as missed:
+        b.step(second, step_of(vectors(1), start=40, number=1))
+    assert missed.value.have == 0
+    a.step(first, step_of(vectors(1), start=41, number=2))
+
+
+def test_a_quota_takes_from_its_owner_only():
+    size = one_session()
+    pool = Pool(quota=int(1.5 * size))
+    (a, first), (b, second), (c, third) = (filled(pool, owner, i) for i, owner in enumerate("bab"))
+    del a, first
+    b.step(second, step_of(vectors(1), start=40, number=1))
+    c.step(third, step_of(vectors(1), start=40, number=1))
+    assert pool.evictions == 1 and [(o, s > 0) for o, _, s, _ in pool.held()] == [
+        ("b", False),
+        ("a", True),
+        ("b", True),
+    ]
+
+
+def test_a_session_over_the_limit_by_itself_is_refused_before_it_computes():
+    pool = Pool(limit=2 * one_session())
+    body, number = filled(pool, "a", 0)
+    with pytest.raises(errors.LimitExceeded, match="remembers at most"):
+        body.step(number, step_of(vectors(300, 1), start=40, number=1))
+    body.step(number, step_of(vectors(1, 1), start=40, number=2))
+
+
+def test_what_is_idle_for_too_long_is_forgotten():
+    pool = Pool(idle=0.05)
+    filled(pool, "a", 0)
+    pool.sweep()
+    assert pool.evictions == 0
+    time.sleep(0.06)
+    pool.sweep()
+    assert pool.evictions == 1 and pool.bytes == 0
+
+
+def test_sessions_that_end_are_counted_no_more():
+    pool = Pool()
+    body, number = filled(pool, "a", 0)
+    filled(pool, "b", 1)[0].close()
+    body.close_session(number)
+    assert pool.bytes == 0 and pool.held() == []
+
+
+def test_the_newest_sessions_of_a_connection_stay():
+    body = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info)
+    numbers = [body.open(TERMS) for _ in range(65)]
+    with pytest.raises(errors.SessionUnknown):
+        body.step(numbers[0], step_of(vectors(2)))
+    body.step(numbers[1], step_of(vectors(2)))
+
+
+def test_a_step_repeated_after_its_session_was_forgotten_is_a_miss():
+    pool = Pool()
+    body, number = filled(pool, "a", 0)
+    step = step_of(vectors(1), start=40, number=1)
+    assert body.step(number, step) == body.step(number, step)
+    body.sessions[number].forget()
+    with pytest.raises(errors.CacheMiss):
+        body.step(number, step)
+
+
+# -- over the wire ----------------------------------------------------------------------------------
+
+
+class Class:
+    """A host in a thread, over real sockets."""
+
+    def __init__(self, sharing, max_clients=8):
+        self.body = Held(model(), SplitPlan(1, 1))
+        self.body.pool = sharing.check().pool()
+        self.turns = sharing.turns(self.body.pool)
+        self.server = StrictServer(service_of(self.body, self.turns), TOKEN, max_clients=max_clients)
+        self.server.listener.listen(32)
+        self.thread = threading.Thread(target=self.server.start, daemon=True)
+        self.thread.start()
+
+    def link(self, timeout=30.0):
+        return RpycLink(self.server.address, timeout, token=TOKEN)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.server.close()
+        self.thread.join(5)
+
+
+def tokens(lm, seed, count=12):
+    ids = torch.randint(3, 200, (1, 9 + seed), generator=torch.Generator().manual_seed(seed))
+    return lm.generate(ids, max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=[])[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [Sharing(), Sharing(batch_window_ms=2.0), Sharing(memory_mb=0.1), Sharing(batch_window_ms=0.0, prefill_piece=4)],
+    ids=["usual", "together", "little memory", "together in pieces"],
+)
+def test_every_client_gets_the_unsplit_models_tokens(sharing):
+    expected = {seed: tokens(model(), seed) for seed in range(5)}
+    found = {}
+    with Class(sharing) as host:
+
+        def study(seed):
+            with host.link() as link:
+                found[seed] = tokens(lk.split(model(), head=1, tail=1, body=link), seed)
+
+        threads = [threading.Thread(target=study, args=(seed,)) for seed in expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        pool = host.body.pool
+        assert found == expected and pool.bytes <= pool.limit
+        assert (pool.evictions > 0) == (sharing.memory_mb == 0.1)
+
+
+def test_sessions_end_with_their_connection():
+    with Class(Sharing()) as host:
+        with host.link() as link:
+            tokens(lk.split(model(), head=1, tail=1, body=link), 0, 2)
+            assert len(host.body.pool.held()) == 1
+        end = time.monotonic() + 5
+        while host.body.pool.held() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert host.body.pool.held() == [] and host.body.pool.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("memory_mb", 0), ("quota_mb", -1), ("queue", 0), ("queue_each", 1.5), ("prefill_piece", -1), ("queue", True),
+     ("batch_window_ms", "soon"), ("forget_after", float("nan"))],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_refused_with_its_name(option, value):
+    with pytest.raises(errors.UnsupportedOption, match=f"{option} takes a"):
+        lk.host("toy-llama", 1, 1, **{option: value})
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(errors.UnsupportedOption, match="no option 'batch'"):
+        lk.host("toy-llama", 1, 1, batch=True)

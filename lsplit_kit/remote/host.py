@@ -121,8 +121,8 @@ def host(
 
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
-    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb, forget_after,
-    queue, queue_each, prefill_piece, batch_window_ms.
+    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb,
+    forget_after, queue, queue_each, prefill_piece, batch_window_ms.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
     fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
     HostUnavailable when the child cannot start, HostTimeout.

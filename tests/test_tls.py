@@ -169,7 +169,8 @@ def test_tokens_are_those_of_the_unsplit_model_and_every_byte_is_in_the_books(bo
     plain = lk.split(toy, body="loopback")
     with lk.tap(plain) as same:
         plain.generate(PROMPT, max_new_tokens=12, do_sample=False)
-    assert same.totals()["payload"].to_dict() == wire.totals()["payload"].to_dict()
+    frames = [t.ledger().query("kind == 'step'")["frame"].to_list() for t in (same, wire)]
+    assert frames[0] == frames[1]
     lm.close()
 
 
@@ -192,10 +193,11 @@ def test_frames_of_any_size_cross_and_are_counted(echo, room):
     noted = []
     with link_to(echo, room, on_control=lambda *note: noted.append(note)) as link:
         (_, up, down), asked = noted[0], []
-        for size in (0, 1, 255, (1 << 14) - 40, 1 << 14, (1 << 14) + 1, 100_000, 5_000_000):
+        for seq, size in enumerate((0, 1, 255, (1 << 14) - 40, 1 << 14, (1 << 14) + 1, 100_000, 5_000_000), 1):
             payload = random.Random(size).randbytes(size)
             value, *sizes = link._call("echo", (payload,), (bytes,))
-            assert value == payload
+            back = frame(consts.MSG_REPLY, (seq, (consts.LABEL_VALUE, payload)))
+            assert value == payload and sizes == [len(request("echo", (payload,), seq)), len(back)]
             asked.append(sizes)
         assert link.counters()["stream"] == (up + sum(a for a, _ in asked), down + sum(b for _, b in asked))
         assert link.epoch == 0

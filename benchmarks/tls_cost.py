@@ -84,8 +84,8 @@ def render(r: dict) -> str:
     """The result as Markdown."""
     parts = [
         "One call with as many bytes up as down, client and hosts pinned to a core each, in turn; fastest and median "
-        f"of {r['calls']} calls each, microseconds. TLS cuts what is longer than 16 KiB into records, and a busy machine "
-        "may take the processor away between any two: the median says more of the load.",
+        f"of {r['calls']} calls each, microseconds. TLS cuts what is longer than 16 KiB into records, and a busy "
+        "machine may take the processor away between any two: the median says more of the load.",
         common.table(["KiB", *COLUMNS.values()], [[c["kib"], *(c[k] for k in COLUMNS)] for c in r["rows"]]),
         "One connection, from dialling to the answer to `hello`, its end and two milliseconds of pause included: the "
         "token's handshake against that with certificates on both sides; fastest and median of "

@@ -68,7 +68,7 @@ class Echo(PrimitiveService):
 def serving(service, folder=None, mode="certificate", **options):
     """A server of this process, in a thread; without a folder it speaks no TLS."""
     tls = host_context(folder, mode) if folder else None
-    options = dict(handshake=1.0, deadline=5.0, max_clients=8) | options
+    options = dict(handshake=5.0, deadline=5.0, max_clients=8) | options
     server = StrictServer(service, TOKEN, tls=tls, auth=mode if folder else "token", **options)
     server.listener.listen(20)
     thread = threading.Thread(target=server.start, daemon=True)
@@ -137,7 +137,7 @@ def serves(server, room):
 
 def raw(server, room, name="ann"):
     """The TLS socket of somebody with a good certificate, who then does as they like."""
-    sock = socket.create_connection(("127.0.0.1", server.port), 2)
+    sock = socket.create_connection(("127.0.0.1", server.port), 5)
     return Ticket(room / f"{name}.pem").enter(sock, "127.0.0.1", server.address)[0]
 
 
@@ -213,7 +213,7 @@ def test_two_full_directions_do_not_wait_for_each_other(echo, room):
 
 def test_two_questions_in_one_record_are_both_answered(echo, room):
     with raw(echo, room) as tls:
-        stream = FastStream(tls, 2.0)
+        stream = FastStream(tls, 5.0)
         stream.write(request("hello", HELLO, 0))
         assert answer(stream)[0] == 0
         assert tls.send(request("echo", (b"one",), 1) + request("echo", (b"two",), 2)) < 1 << 14
@@ -264,7 +264,7 @@ def test_two_answers_in_one_record_are_both_read(tls_host, room):
         tls.send(b"".join(frame(consts.MSG_REPLY, (n, (consts.LABEL_VALUE, b"%d" % n))) for n in (1, 2)))
         stream.read(1)
 
-    with RpycLink(tls_host(talk), 3.0, certificate=room / "ann.pem") as link:
+    with RpycLink(tls_host(talk), 5.0, certificate=room / "ann.pem") as link:
         link._ask("echo", (b"",))
         link._ask("echo", (b"",))
         assert link._answer((bytes,))[0] == b"1"
@@ -281,7 +281,7 @@ def test_what_tls_itself_sends_is_no_end_of_the_connection(tls_host, room):
         stream.write(frame(consts.MSG_REPLY, (1, (consts.LABEL_VALUE, b"ok"))))
         stream.read(1)
 
-    with RpycLink(tls_host(talk, tickets=4), 3.0, certificate=room / "ann.pem") as link:
+    with RpycLink(tls_host(talk, tickets=4), 5.0, certificate=room / "ann.pem") as link:
         link._drop_if_dead()
         assert link._call("echo", (b"",), (bytes,))[0] == b"ok" and link.epoch == 0
 
@@ -309,9 +309,9 @@ def test_the_wrong_bundle_is_said_to_be_wrong(echo, room, bundle, words):
 def test_no_bundle_at_all(echo, room, monkeypatch):
     monkeypatch.delenv("LSPLIT_CERTIFICATE", raising=False)
     with pytest.raises(errors.AuthError, match='certificate="student-07.pem", or set LSPLIT_CERTIFICATE'):
-        RpycLink(echo.address, 2)
+        RpycLink(echo.address, 5)
     monkeypatch.setenv("LSPLIT_CERTIFICATE", str(room / "ann.pem"))
-    with RpycLink(echo.address, 2) as link:
+    with RpycLink(echo.address, 5) as link:
         assert echoed(link)
 
 
@@ -321,14 +321,14 @@ def test_a_bundle_of_a_class_that_the_host_does_not_know(echo, room, tmp_path):
     text = (room / "eve.pem").read_text()
     mixed.write_text(text[: text.rindex("-----BEGIN CERTIFICATE")] + (room / "ca.pem").read_text())
     with pytest.raises(errors.AuthError, match="does not know the authority of your certificate"):
-        RpycLink(echo.address, 2, certificate=mixed)
+        RpycLink(echo.address, 5, certificate=mixed)
     serves(echo, room)
 
 
 def test_a_client_that_shows_no_certificate_hears_so_with_its_first_read(echo, room):
     context = Ticket(room / "ca.pem").context
     with (
-        socket.create_connection(("127.0.0.1", echo.port), 2) as sock,
+        socket.create_connection(("127.0.0.1", echo.port), 5) as sock,
         context.wrap_socket(sock, server_hostname="localhost") as tls,
     ):
         with pytest.raises(ssl.SSLError) as caught:
@@ -350,13 +350,13 @@ def test_a_client_that_shows_no_certificate_hears_so_with_its_first_read(echo, r
 def test_a_wrong_host_is_said_to_be_wrong(tls_host, room, folder, words):
     seen = []
     with pytest.raises(errors.AuthError, match=words):
-        RpycLink(tls_host(lambda tls: seen.append(tls.recv(100)), folder=folder), 2, certificate=room / "ann.pem")
+        RpycLink(tls_host(lambda tls: seen.append(tls.recv(100)), folder=folder), 5, certificate=room / "ann.pem")
     assert not any(seen)  # not one byte of ours went to it
 
 
 def test_the_name_in_the_address_is_the_one_that_is_checked(echo, room):
     for name in ("localhost", "127.0.0.1"):
-        RpycLink(f"rpycs://{name}:{echo.port}", 2, certificate=room / "ann.pem").close()
+        RpycLink(f"rpycs://{name}:{echo.port}", 5, certificate=room / "ann.pem").close()
     with (
         serving(Echo, room, hostname="127.0.0.2") as elsewhere,  # answers, and is in no certificate
         pytest.raises(errors.AuthError, match=r"other names than 127\.0\.0\.2"),
@@ -369,11 +369,11 @@ def test_tls_to_a_plain_host_and_the_reverse(echo, room, monkeypatch, tmp_path):
     monkeypatch.delenv("LSPLIT_TOKEN_FILE", raising=False)
     with serving(Echo) as plain:
         with pytest.raises(errors.AuthError, match="does not speak TLS; .* write rpyc://"):
-            RpycLink(plain.address.replace("rpyc", "rpycs"), 2, certificate=room / "ann.pem")
-        RpycLink(plain.address, 2, token=TOKEN).close()
+            RpycLink(plain.address.replace("rpyc", "rpycs"), 5, certificate=room / "ann.pem")
+        RpycLink(plain.address, 5, token=TOKEN).close()
     for token in (TOKEN, None):
         with pytest.raises(errors.AuthError, match="speaks TLS only; write rpycs://"):
-            RpycLink(echo.address.replace("rpycs", "rpyc"), 2, token=token)
+            RpycLink(echo.address.replace("rpycs", "rpyc"), 5, token=token)
     serves(echo, room)
 
 
@@ -386,7 +386,7 @@ def test_what_is_no_lsplit_host_gets_nothing(tls_host, room):
     ):
         address = tls_host(lambda tls: seen.append(tls.recv(100)), alpn=alpn, highest=highest)
         with pytest.raises(error, match=words):
-            RpycLink(address, 2, certificate=room / "ann.pem")
+            RpycLink(address, 5, certificate=room / "ann.pem")
     assert not any(seen)
 
 
@@ -397,7 +397,7 @@ def test_a_host_refuses_old_tls_and_other_protocols(echo, room):
         context.load_cert_chain(room / "ann.pem")
         context.maximum_version = highest
         context.set_alpn_protocols([alpn])
-        sock = socket.create_connection(("127.0.0.1", echo.port), 2)
+        sock = socket.create_connection(("127.0.0.1", echo.port), 5)
         try:
             with context.wrap_socket(sock, server_hostname="localhost") as tls:
                 assert highest == ssl.TLSVersion.TLSv1_3 and tls.recv(1) == b""
@@ -415,7 +415,7 @@ def test_a_damaged_bundle(echo, room, tmp_path, content):
     whole = (room / "ann.pem").read_bytes()
     path.write_bytes(whole.replace(b"KEY-----\nM", b"KEY-----\n", 1) if content == "cut" else content)
     with pytest.raises(errors.AuthError, match=r"is no bundle|damaged") as caught:
-        RpycLink(echo.address, 2, certificate=path)
+        RpycLink(echo.address, 5, certificate=path)
     assert str(path) in str(caught.value)
 
 
@@ -423,6 +423,36 @@ def test_a_certificate_for_a_plain_address_is_a_mistake(toy, room):
     for body in (None, "loopback", "rpyc://127.0.0.1:1"):
         with pytest.raises(errors.UnsupportedOption, match="rpycs://"):
             lk.split(toy, body=body, certificate=room / "ann.pem")
+
+
+@pytest.mark.parametrize(("end", "error"), [(False, errors.HostTimeout), (True, errors.HostUnavailable)])
+def test_what_says_nothing_at_all(room, end, error):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        if end:
+            threading.Thread(target=lambda: door.accept()[0].close(), daemon=True).start()
+        with pytest.raises(error, match="TLS handshake") as caught:
+            RpycLink(address_of("127.0.0.1", door.getsockname()[1], True), 0.5, certificate=room / "ann.pem")
+        assert type(caught.value) is error
+
+
+def test_without_tls_nobody_comes_in_without_the_token():
+    server = StrictServer(Echo, TOKEN, auth="none")
+    assert server._door.mode == "token"
+    server.close()
+
+
+def test_a_full_house_is_said_to_be_full(room):
+    with (
+        serving(Echo, room, max_clients=1) as server,
+        link_to(server, room),
+        pytest.raises(errors.HostUnavailable, match="may be full"),
+    ):
+        link_to(server, room, "bo")
+
+
+def test_a_deployment_takes_the_bundle_along(body_server, room, toy):
+    with lk.deploy(toy, "split", body=body_server.address, certificate=room / "ann.pem") as deployed:
+        assert deployed.run("Hello", max_new_tokens=2).bytes_up > 0
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -447,7 +477,7 @@ def test_the_host_knows_who_is_there_and_says_so(room, caplog, mode, bundle, nam
 
 
 def test_a_plain_peer_is_called_by_its_token():
-    with serving(Echo) as server, RpycLink(server.address, 2, token=TOKEN) as link:
+    with serving(Echo) as server, RpycLink(server.address, 5, token=TOKEN) as link:
         assert link._call("who", (), (str,))[0] == "token"
 
 
@@ -494,18 +524,18 @@ def client_hello(room):
 
 def test_who_stalls_in_the_handshake_disturbs_nobody(room):
     hello = client_hello(room)
-    with serving(Echo, room, "token", handshake=1.5, max_clients=2) as server:
-        stalled = [socket.create_connection(("127.0.0.1", server.port), 2) for _ in range(6)]
+    with serving(Echo, room, "token", handshake=3.0, max_clients=2) as server:
+        stalled = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(6)]
         for sock, said in zip(stalled, (b"", b"", hello[:1], hello[:40], hello, hello), strict=True):
             sock.sendall(said)
-        sock = socket.create_connection(("127.0.0.1", server.port), 2)
+        sock = socket.create_connection(("127.0.0.1", server.port), 5)
         tls, _ = Ticket(room / "ca.pem").enter(sock, "127.0.0.1", server.address)
         tls.sendall(tokens.MAGIC)  # and then no nonce
         for _ in range(3):  # there are two places, and none of them is taken
             with link_to(server, room, "ca", token=TOKEN) as link:
                 assert echoed(link)
         for sock in [*stalled, tls]:
-            sock.settimeout(4)
+            sock.settimeout(8)
             with contextlib.suppress(ConnectionError):
                 while sock.recv(1 << 14):  # what TLS had to say, then the end, at the deadline
                     pass
@@ -534,7 +564,7 @@ def mutated(raw_bytes, chance):
 def test_mutated_bytes_before_tls(echo, room):
     hello, chance = client_hello(room), random.Random(7)
     for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", echo.port), 2) as sock:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", echo.port), 5) as sock:
             sock.sendall(mutated(hello, chance))
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(1 << 14):
@@ -577,7 +607,7 @@ def test_a_changed_byte_on_the_line_ends_the_connection_and_nothing_is_made_of_i
 
     for way in ("up", "down"):
         with Meddler(echo.address) as line:
-            link = RpycLink(line.address, 3.0, certificate=room / "ann.pem")
+            link = RpycLink(line.address, 5.0, certificate=room / "ann.pem")
             assert echoed(link)
             line.meddle = way
             with pytest.raises(errors.HostUnavailable):

@@ -24,7 +24,8 @@ class Door:
     """
 
     def __init__(self, token: bytes, tls: ssl.SSLContext | None, mode: str, seconds: float) -> None:
-        self.tls, self.mode, self.seconds, self._token = tls, mode, seconds, token
+        self.tls, self.seconds, self._token = tls, seconds, token
+        self.mode = mode if tls is not None else "token"  # without TLS nobody comes in without it
 
     def let_in(self, sock: socket.socket, deadline: float, clients: set[socket.socket]) -> tuple[FastStream, str]:
         """The stream to a peer and the peer's name; what has to be ended with the server is put into `clients`.

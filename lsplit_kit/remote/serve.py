@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dtype", default="float32", help="number format: float32, bfloat16 or float16")
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
-    options.add_argument("--allow-remote", action="store_true", help="let --bind be more than loopback")
+    options.add_argument(
+        "--allow-remote", action="store_true", help="let --bind be more than loopback, without TLS or a proof"
+    )
     options.add_argument("--tls", help="the host's folder of lsplit certs class: TLS 1.3, address rpycs://")
     options.add_argument(
         "--auth",

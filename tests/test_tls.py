@@ -312,7 +312,7 @@ def test_no_bundle_at_all(echo, room, monkeypatch):
         RpycLink(echo.address, 5)
     monkeypatch.setenv("LSPLIT_CERTIFICATE", str(room / "ann.pem"))
     with RpycLink(echo.address, 5) as link:
-        assert echoed(link)
+        assert echoed(link) and "TLS 1.3, ann.pem" in repr(link)
 
 
 def test_a_bundle_of_a_class_that_the_host_does_not_know(echo, room, tmp_path):
@@ -534,6 +534,13 @@ def test_who_stalls_in_the_handshake_disturbs_nobody(room):
         for _ in range(3):  # there are two places, and none of them is taken
             with link_to(server, room, "ca", token=TOKEN) as link:
                 assert echoed(link)
+        drip, sent = socket.create_connection(("127.0.0.1", server.port), 5), 0
+        with contextlib.suppress(ConnectionError):
+            for sent in range(100):  # a byte each time: the deadline is for the whole of it
+                drip.sendall(hello[sent : sent + 1])
+                time.sleep(0.1)
+        drip.close()
+        assert sent < 99
         for sock in [*stalled, tls]:
             sock.settimeout(8)
             with contextlib.suppress(ConnectionError):

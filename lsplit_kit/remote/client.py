@@ -177,7 +177,8 @@ class RpycLink(Talk, Card):
 
     def _card(self) -> tuple[str, dict[str, object]]:
         state = "closed" if self._closed else "connected" if self._conn else "not connected"
-        return f"Link: {self.address}", {"state": state, **about(self.info)}
+        sealed = {} if self._ticket is None else {"sealed": f"TLS 1.3, {self._ticket.path.name}"}
+        return f"Link: {self.address}", {"state": state, **sealed, **about(self.info)}
 
     def _connect(self) -> None:
         if self._closed:

@@ -170,13 +170,13 @@ class FastStream(SocketStream):
 
     def _ended(self, err: EOFError | OSError) -> EOFError:
         """Close the stream after any failure; an OSError becomes an EOFError."""
-        if self._tls and isinstance(err, ConnectionError):  # the peer may have said why before it hung up
+        if self._tls and isinstance(err, (ConnectionError, ssl.SSLEOFError)):  # why may have come before the end
             try:
                 self.sock.recv(1)
             except OSError as told:
-                err = told if isinstance(told, ssl.SSLError) and not isinstance(told, _NOT_YET) else err
+                err = told if "ALERT" in (getattr(told, "reason", "") or "") else err
         self.close()
-        if isinstance(err, ssl.SSLError):
+        if isinstance(err, ssl.SSLError) and not isinstance(err, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return TlsError(err)
         return err if isinstance(err, EOFError) else EOFError(str(err))
 

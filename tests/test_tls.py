@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 from rpyc.core import brine, consts
+from transformers import StoppingCriteria
 
 import lsplit_kit as lk
 from lsplit_kit import errors
@@ -186,6 +187,25 @@ def test_a_prompt_in_pieces_goes_up_over_tls(body_server, room, toy):
         tokens_out = lm.generate(PROMPT, max_new_tokens=6, do_sample=False)
     assert torch.equal(tokens_out, toy.generate(PROMPT, max_new_tokens=6, do_sample=False))
     assert wire.counters()["stream"] == tuple(wire.totals()["frame"])
+    lm.close()
+
+
+def test_a_connection_that_breaks_is_made_again_and_the_session_replayed(body_server, room, toy):
+    lm = lk.split(toy, body=body_server.address, certificate=room / "ann.pem")
+
+    class Cut(StoppingCriteria):
+        calls = 0
+
+        def __call__(self, input_ids, scores, **options):
+            self.calls += 1
+            if self.calls == 3:
+                lm.link._stream.sock.shutdown(socket.SHUT_RDWR)
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+    with lk.tap(lm) as wire:
+        tokens_out = lm.generate(PROMPT, max_new_tokens=8, do_sample=False, stopping_criteria=[Cut()])
+    assert torch.equal(tokens_out, toy.generate(PROMPT, max_new_tokens=8, do_sample=False))
+    assert lm.link.epoch == 1 and "replay" in set(wire.ledger()["kind"])
     lm.close()
 
 

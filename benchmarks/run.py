@@ -13,6 +13,7 @@ import common
 HERE = common.RESULTS.parent
 NAMES = (
     "overhead",
+    "tls_cost",
     "traffic",
     "round_trips",
     "round_trips_pictures",
@@ -31,6 +32,7 @@ NAMES = (
 )
 TITLES = {
     "overhead": "Speed",
+    "tls_cost": "What TLS costs",
     "traffic": "Bytes with and without a cache",
     "round_trips": "Round trips",
     "families": "Families",

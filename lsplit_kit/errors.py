@@ -140,7 +140,7 @@ class HostError(LsplitError, RuntimeError):
 
 
 class AuthError(LsplitError, PermissionError):
-    """The token is missing or wrong."""
+    """A token or a certificate is missing or wrong, on one side or the other."""
 
     code = "auth"
 

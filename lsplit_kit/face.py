@@ -74,11 +74,13 @@ def split(
     timeout: float = 60.0,
     network: str | Network | None = None,
     chunk: int | None = None,
+    certificate: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
-    (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
+    (this process, real frames), "rpyc://host:port", over TLS "rpycs://host:port" with certificate= the bundle that you
+    were given (or its path in LSPLIT_CERTIFICATE), or a Link. codec: one spec or (up, down); None is lossless for the
     model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden (arXiv
     2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
     stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
@@ -110,7 +112,9 @@ def split(
     if hasattr(model, "scheduler") and hasattr(model, "components"):
         if chunk is not None:
             raise UnsupportedOption("chunk= is for the prompts of language models; a picture has none to cut.")
-        return _over(conditions, _split_picture(model, plan, body, pair, at, mode, guidance, skip, timeout))
+        return _over(
+            conditions, _split_picture(model, plan, body, pair, at, mode, guidance, skip, timeout, certificate)
+        )
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(
             "split() takes a causal language model of transformers or a pipeline of diffusers, "
@@ -125,7 +129,9 @@ def split(
     pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
     pair = with_calibrations(pair, model, plan)
     up, down = (spec or lossless(model.dtype) for spec in pair)
-    link = link_to(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
+    link = link_to(
+        body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout, certificate
+    )
     try:
         return _over(conditions, split_text(model, plan, link, cache, up, down, chunk))
     except BaseException:
@@ -143,6 +149,7 @@ def _split_picture(
     guidance: str | None,
     skip: float | str | None,
     timeout: float,
+    certificate: str | os.PathLike[str] | None,
 ) -> Any:
     from .split.image import guided_at, part_of, picture_body, picture_cut, split_image
     from .split.skipping import skip_of
@@ -167,7 +174,7 @@ def _split_picture(
     about = About("image", at, mode, guided_at(pipe, mode, guidance), lambda: here().info.fingerprint)
     up, down = (spec or lossless(denoiser.dtype) for spec in resolved(pair, about))
 
-    link = link_to(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
+    link = link_to(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout, certificate)
     try:
         return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down, skip)
     except BaseException:
@@ -187,19 +194,22 @@ def link_to(
     fingerprint: Callable[[], tuple[str, int | None, int | None]],
     dtype: torch.dtype | str,
     timeout: float,
+    certificate: str | os.PathLike[str] | None = None,
 ) -> Link:
     """What `body=` says, as a link; `here` makes the body for this process. Raises as RpycLink does."""
+    if certificate is not None and not (isinstance(body, str) and body.startswith("rpycs://")):
+        raise UnsupportedOption("certificate= is for hosts with TLS; their addresses begin with rpycs://.")
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
         return body
-    if isinstance(body, str) and body.startswith("rpyc://"):
+    if isinstance(body, str) and body.startswith(("rpyc://", "rpycs://")):
         from .remote.client import RpycLink
 
         known, start, stop = fingerprint()
         return RpycLink(
             body, timeout=timeout, fingerprint=known, start=start, stop=stop,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."), certificate=certificate,
         )  # fmt: skip
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
     raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')

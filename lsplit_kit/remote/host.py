@@ -19,6 +19,7 @@ from ..card import Card
 from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
 from .protocol import safe_text
 from .sharing import Sharing
+from .tls import MODES
 
 WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
 _PACKAGES = str(Path(__file__).resolve().parents[2])
@@ -112,6 +113,8 @@ def host(
     *,
     dtype: str = "float32",
     allow_remote: bool = False,
+    tls: str | os.PathLike[str] | None = None,
+    auth: str = "auto",
     start_seconds: float = 120.0,
     whole: bool = False,
     loader: str | None = None,
@@ -123,9 +126,11 @@ def host(
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
     sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb,
     forget_after, queue, queue_each, prefill_piece, batch_window_ms.
+    tls: the host's folder of a class (`lsplit certs class`): TLS, an address rpycs://, and with auth="auto" a
+    certificate from every client; auth="token" takes the token instead, "none" nothing.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
-    fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
-    HostUnavailable when the child cannot start, HostTimeout.
+    fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption,
+    AuthError), HostUnavailable when the child cannot start, HostTimeout.
     """
     if whole:
         head = tail = 0
@@ -138,6 +143,8 @@ def host(
     name = _named(model, head, tail, dtype, fetch=loader is None)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
+    if auth not in ("auto", *MODES):
+        raise UnsupportedOption(f"auth takes auto, {', '.join(MODES)}; got {auth!r}.")
     if not isinstance(start_seconds, (int, float)) or not start_seconds > 0:
         raise UnsupportedOption(f"start_seconds takes seconds above zero, got {start_seconds!r}.")
     arguments = [
@@ -156,6 +163,8 @@ def host(
     ]
     arguments += shared.arguments()
     arguments += ["--allow-remote"] if allow_remote else []
+    arguments += ["--tls", str(Path(tls).expanduser().absolute())] if tls else []
+    arguments += ["--auth", auth]
     arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)

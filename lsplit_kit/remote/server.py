@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import threading
 import time
 
@@ -11,19 +12,21 @@ from rpyc.utils.factory import connect_channel
 from rpyc.utils.server import ThreadedServer
 
 from ..errors import AuthError
-from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log
-from .stream import FastStream, seconds
-from .token import prove_to_client
+from . import door
+from .address import address_of
+from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log, safe_text
+from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 
 class StrictServer(ThreadedServer):
-    """Serves a service class (not an instance) to peers that prove `token`.
+    """Serves a service class (not an instance) to peers that prove `token`; with `tls`, what `auth` says.
 
-    `max_clients` connections at once; one idle for `idle` seconds ends, a frame has `deadline` seconds, the
-    token's handshake `handshake` seconds.
+    `max_clients` connections at once; one idle for `idle` seconds ends, a frame has `deadline` seconds, all that a
+    peer does before it is let in `handshake` seconds. tls: a context of `host_context(folder, auth)`; the peer's name
+    is the connection's `credentials`.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class StrictServer(ThreadedServer):
         idle: float = 1800.0,
         deadline: float = 60.0,
         handshake: float = HANDSHAKE_SECONDS,
+        tls: ssl.SSLContext | None = None,
+        auth: str = "token",
     ) -> None:
         for name, value in (("idle", idle), ("deadline", deadline), ("handshake", handshake)):
             seconds(value, name)
@@ -49,14 +54,14 @@ class StrictServer(ThreadedServer):
             protocol_config=dict(CONFIG),
             logger=log,
         )
-        self._token, self._slots = token, threading.BoundedSemaphore(max_clients)
+        self._door, self._slots = door.Door(token, tls, auth, handshake), threading.BoundedSemaphore(max_clients)
         self._strangers = threading.BoundedSemaphore(max_clients + 64)  # before the proof a place costs a thread only
-        self._max_frame, self._idle, self._deadline, self._handshake = max_frame, idle, deadline, handshake
+        self._max_frame, self._idle, self._deadline = max_frame, idle, deadline
 
     @property
     def address(self) -> str:
-        """The address for a link, "rpyc://host:port"."""
-        return f"rpyc://[{self.host}]:{self.port}" if ":" in self.host else f"rpyc://{self.host}:{self.port}"
+        """The address for a link, "rpyc://host:port", or "rpycs://host:port" with TLS."""
+        return address_of(self.host, self.port, self._door.tls is not None)
 
     def accept(self) -> None:
         """As rpyc's, but a machine short of descriptors makes the next client wait; it does not end the host."""
@@ -83,24 +88,35 @@ class StrictServer(ThreadedServer):
             self._strangers.release()
 
     def _serve_client(self, sock: socket.socket, credentials: object) -> None:
-        stream = FastStream(sock, self._deadline)
-        channel, conn, place = LimitedChannel(stream, self._max_frame), None, False
+        channel, conn, place, name, inside = None, None, False, "", None
+        came, peer = time.monotonic(), sock.getpeername()[0]
         try:
-            prove_to_client(stream, self._token, self._handshake)
+            stream, name = self._door.let_in(sock, self._deadline, self.clients)
+            channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
             place = self._slots.acquire(blocking=False)
             if not place:
-                log.warning("all places are taken; a client was sent away")
+                log.warning("all places are taken; %s was sent away", name)
                 return
-            conn = connect_channel(channel, self.service, dict(self.protocol_config))
+            door.log.info("%s came, from %s", name, peer)
+            conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=name))
             while not conn.closed and conn.answer(self._idle):
                 pass
-        except (EOFError, AuthError, OSError) as err:
+        except (AuthError, TlsError, ssl.SSLError) as err:
+            door.log.info(
+                "a peer at %s was sent away: %s",
+                peer,
+                safe_text(TlsError(err) if isinstance(err, ssl.SSLError) else err),
+            )
+        except (EOFError, OSError) as err:
             log.info("a connection ended: %s", err)
         except Exception:  # a peer's nonsense ends its own connection, never the thread's neighbours
             log.info("a connection was dropped", exc_info=True)
         finally:
-            channel.close()
+            if channel is not None:
+                channel.close()
             if conn is not None:
                 conn.close()
             if place:
                 self._slots.release()
+                door.log.info("%s left after %.0f s", name, time.monotonic() - came)
+            self.clients.discard(inside)

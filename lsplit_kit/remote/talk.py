@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
 from ..wire.link import NOTHING, ControlHook
 from .protocol import ProtocolViolation, safe_text
-from .stream import FastStream, Stalled, minus, plus
+from .stream import FastStream, Stalled, TlsError, minus, plus
 
 
 class Talk:
@@ -119,6 +119,10 @@ class Talk:
             raise HostTimeout(f"The host at {self.address} did not answer {name} within {self.timeout:g} s.") from None
         except ProtocolViolation as err:
             raise FrameError(f"The host broke the wire's rules: {safe_text(err)}.") from None
+        except TlsError as err:
+            if name == "hello":  # what the host thinks of our certificate is said where we connect
+                raise
+            raise HostUnavailable(f"TLS with {self.address} broke in {name}: {safe_text(err)}.") from None
         except (EOFError, OSError):
             raise HostUnavailable(
                 f"The connection to {self.address} broke in {name}; the host may have ended."

@@ -124,8 +124,8 @@ def host(
 
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
-    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb,
-    forget_after, queue, queue_each, prefill_piece, batch_window_ms.
+    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, max_each, memory_mb,
+    quota_mb, forget_after, queue, queue_each, prefill_piece, batch_window_ms.
     tls: the host's folder of a class (`lsplit certs class`): TLS, an address rpycs://, and with auth="auto" a
     certificate from every client; auth="token" takes the token instead, "none" nothing.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be

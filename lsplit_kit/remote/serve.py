@@ -120,8 +120,8 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
     sharing, token, tls = sharing_of(args), new_token(), _tls(args)
     try:
         server = StrictServer(
-            BodyService, token, args.bind, args.port, max_clients=args.max_clients, idle=args.idle, tls=tls,
-            auth=args.auth,
+            BodyService, token, args.bind, args.port, max_clients=args.max_clients, max_each=args.max_each,
+            idle=args.idle, tls=tls, auth=args.auth,
         )  # fmt: skip
     except OSError as err:
         if err.errno == errno.EADDRINUSE:

@@ -7,26 +7,38 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 
 from rpyc.utils.factory import connect_channel
 from rpyc.utils.server import ThreadedServer
 
-from ..errors import AuthError
+from ..errors import AuthError, Busy
 from . import door
 from .address import address_of
 from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log, safe_text
 from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
+RETRY_SECONDS = 5.0  # until a host without a free place is asked again
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
+
+
+class Full(PrimitiveService):
+    """What a host without a free place answers."""
+
+    WIRE_METHODS = frozenset({"hello"})
+
+    def exposed_hello(self, *args: object) -> None:
+        """Busy, always."""
+        raise Busy(f"This host has no free place for you; try again in {RETRY_SECONDS:g} s.", RETRY_SECONDS)
 
 
 class StrictServer(ThreadedServer):
     """Serves a service class (not an instance) to peers that prove `token`; with `tls`, what `auth` says.
 
-    `max_clients` connections at once; one idle for `idle` seconds ends, a frame has `deadline` seconds, all that a
-    peer does before it is let in `handshake` seconds. tls: a context of `host_context(folder, auth)`; the peer's name
-    is the connection's `credentials`.
+    `max_clients` connections at once, `max_each` of one name of a certificate, others are told that it is busy; one
+    idle for `idle` seconds ends, a frame has `deadline` seconds, all that a peer does before it is let in `handshake`
+    seconds. tls: a context of `host_context(folder, auth)`; the peer's name is the connection's `credentials`.
     """
 
     def __init__(
@@ -37,6 +49,7 @@ class StrictServer(ThreadedServer):
         port: int = 0,
         *,
         max_clients: int = 8,
+        max_each: int = 4,
         max_frame: int = MAX_FRAME,
         idle: float = 1800.0,
         deadline: float = 60.0,
@@ -54,7 +67,9 @@ class StrictServer(ThreadedServer):
             protocol_config=dict(CONFIG),
             logger=log,
         )
-        self._door, self._slots = door.Door(token, tls, auth, handshake), threading.BoundedSemaphore(max_clients)
+        self._door, self._max_clients, self._max_each = door.Door(token, tls, auth, handshake), max_clients, max_each
+        self._named: Counter[str] = Counter()  # places taken, by name
+        self._counting = threading.Lock()
         self._strangers = threading.BoundedSemaphore(max_clients + 64)  # before the proof a place costs a thread only
         self._max_frame, self._idle, self._deadline = max_frame, idle, deadline
 
@@ -87,15 +102,30 @@ class StrictServer(ThreadedServer):
             sock.close()
             self._strangers.release()
 
+    def _take_place(self, name: str) -> bool:
+        """Whether a peer may stay: there is a place, and others of the same name have not taken their share."""
+        with self._counting:
+            mine = self._named[name] < self._max_each or name in (door.TOKEN, door.ANYONE)
+            place = mine and self._named.total() < self._max_clients
+            self._named[name] += place
+            return place
+
+    def _leave_place(self, name: str) -> None:
+        with self._counting:
+            self._named[name] -= 1
+            self._named += Counter()  # names without a place are forgotten
+
     def _serve_client(self, sock: socket.socket, credentials: object) -> None:
         channel, conn, place, name, inside = None, None, False, "", None
         came, peer = time.monotonic(), sock.getpeername()[0]
         try:
             stream, name = self._door.let_in(sock, self._deadline, self.clients)
             channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
-            place = self._slots.acquire(blocking=False)
+            place = self._take_place(name)
             if not place:
-                log.warning("all places are taken; %s was sent away", name)
+                log.warning("no place is free; %s was sent away", name)
+                conn = connect_channel(channel, Full, dict(self.protocol_config))
+                conn.answer(self._door.seconds)
                 return
             door.log.info("%s came, from %s", name, peer)
             conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=name))
@@ -117,6 +147,6 @@ class StrictServer(ThreadedServer):
             if conn is not None:
                 conn.close()
             if place:
-                self._slots.release()
+                self._leave_place(name)
                 door.log.info("%s left after %.0f s", name, time.monotonic() - came)
             self.clients.discard(inside)

@@ -111,6 +111,16 @@ class SessionUnknown(LsplitError):
     code = "session"
 
 
+class Busy(LsplitError):
+    """The host's queue is full; `retry_after` says in how many seconds to ask again."""
+
+    code = "busy"
+
+    def __init__(self, message: str = "", retry_after: float = 1.0, position: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after, self.position = retry_after, position
+
+
 class HostUnavailable(LsplitError, ConnectionError):
     """No host answers at the address, or the connection broke."""
 
@@ -121,6 +131,7 @@ class HostTimeout(HostUnavailable, TimeoutError):
     """The host did not answer within the deadline."""
 
     code = "host-timeout"
+    elsewhere = False  # whether another host of the same body= may be asked
 
 
 class HostError(LsplitError, RuntimeError):

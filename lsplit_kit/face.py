@@ -193,14 +193,16 @@ def link_to(
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
         return body
-    if isinstance(body, str) and body.startswith("rpyc://"):
+    several = isinstance(body, (list, tuple)) and len(body) > 0
+    addresses: list[Any] = list(body) if several else [body]  # type: ignore[arg-type]
+    if all(isinstance(address, str) and address.startswith("rpyc://") for address in addresses):
         from .remote.client import RpycLink
+        from .remote.fleet import Fleet
 
         known, start, stop = fingerprint()
-        return RpycLink(
-            body, timeout=timeout, fingerprint=known, start=start, stop=stop,
-            dtype=str(dtype).removeprefix("torch."),
-        )  # fmt: skip
+        asked: Any = dict(fingerprint=known, start=start, stop=stop, dtype=str(dtype).removeprefix("torch."))
+        return Fleet(addresses, timeout, **asked) if several else RpycLink(addresses[0], timeout, **asked)
+    body = next((a for a in addresses if not (isinstance(a, str) and a.startswith("rpyc://"))), body)
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
     raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')
 

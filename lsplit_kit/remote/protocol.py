@@ -20,7 +20,7 @@ from rpyc.core import brine, consts
 from rpyc.core.channel import Channel
 from rpyc.core.protocol import Connection
 
-from ..errors import CacheMiss, FrameError, HostError, LimitExceeded, LsplitError, by_code
+from ..errors import Busy, CacheMiss, FrameError, HostError, LimitExceeded, LsplitError, by_code
 from .brinewalk import Refused, walk
 from .stream import FastStream
 
@@ -204,7 +204,7 @@ class PrimitiveConnection(Connection):
                 val.code,
                 safe_text(val),
                 request,
-                have if type(have := getattr(val, "have", 0)) is int else 0,
+                _number(val),
             )
         for line in "".join(traceback.format_exception(typ, val, tb)).splitlines():  # a peer's text may be in it
             log.error("request %s failed: %s", request, safe_text(line))
@@ -234,6 +234,8 @@ def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
     cls = None if code in _HOME_ONLY else by_code().get(code)
     if cls is CacheMiss:
         error: LsplitError = CacheMiss(text, have)
+    elif cls is Busy:
+        error = Busy(text, have / 1000)
     elif cls is HostError:
         error = HostError(f"The host failed inside; its log has the details under request {request}.")
     elif cls is None:
@@ -242,6 +244,13 @@ def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
         error = cls(text)
     error.request_id = request
     return error
+
+
+def _number(error: LsplitError) -> int:
+    """The number that crosses with an error: positions of a cache miss, milliseconds to wait for a busy host."""
+    if isinstance(error, Busy):
+        return max(1, round(error.retry_after * 1000))
+    return have if type(have := getattr(error, "have", 0)) is int else 0
 
 
 def _size(value: Any) -> int:

@@ -96,6 +96,12 @@ def about(info: HostInfo) -> dict[str, object]:
     return {"body": f"layers {info.start} to {info.stop - 1} of {info.model}", "dtype": info.dtype}
 
 
+def named(link: Link) -> str:
+    """A link as the card of what is split over it names it: where its host is, or how its frames travel."""
+    known = (getattr(link, name, None) for name in ("said", "address", "name"))
+    return next((text for text in known if text), type(link).__name__)
+
+
 def begin(link: Link, terms: Open, *codecs: Codec) -> int:
     """Start a session; a host that lacks the calibration of one of its codecs is given it first."""
     try:

@@ -1,7 +1,7 @@
 """Hosts that are killed on purpose (SIGKILL), and a link that does it at chosen steps.
 
-Starting a host takes seconds, most of them for imports and weights. So one process loads a body once, and each host is a
-fork of it that runs the host's own program: a process of its own, with its own port, token and sessions.
+Starting a host takes seconds, most of them for imports and weights. So one process loads a body once, and each host is
+a fork of it that runs the host's own program: a process of its own, with its own port, token and sessions.
 """
 
 from __future__ import annotations

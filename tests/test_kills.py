@@ -1,4 +1,4 @@
-"""kill -9 in the middle: a host process ends at five random steps, and reply and picture are those of an undisturbed run.
+"""kill -9 in the middle: a host process ends at five random steps; reply and picture are those of an undisturbed run.
 
 `benchmarks/faults.py` does the same a hundred times.
 """

@@ -102,10 +102,7 @@ class Fleet(Card):
     def send(self, session: int, step: Message) -> None:
         """Send one step and go on."""
         self._flying, number = link, _ = self._theirs(session)
-        try:
-            link.send(number, step)
-        except HostUnavailable as lost:
-            raise self._lost(link, lost) from None
+        self._asking(link, lambda: link.send(number, step))
 
     def receive(self) -> Exchange:
         """The answer to the oldest step under way."""
@@ -123,17 +120,18 @@ class Fleet(Card):
         """Let go of a session and of every step under way."""
         link, number = self._sessions.pop(session, (None, 0))
         if link is not None:
-            link.abandon(number)
+            self._asking(link, lambda: link.abandon(number))
 
     def close_session(self, session: int) -> None:
         """Tell its host to forget a session; nothing is sent when its connection is gone."""
         link, number = self._sessions.pop(session, (None, 0))
         if link is not None:
-            link.close_session(number)
+            self._asking(link, lambda: link.close_session(number))
 
     def calibrate(self, raw: bytes) -> None:
         """Give the host in use a calibration file that it does not have."""
-        self.links[self._at].calibrate(raw)
+        link = self.links[self._at]
+        self._asking(link, lambda: link.calibrate(raw))
 
     def timings(self) -> list[tuple[int, int, int]]:
         """(waiting, codec, computing) at the host in use in microseconds, for each step since the last question."""
@@ -222,7 +220,7 @@ class Fleet(Card):
                 self._why[at] = _reason(link, error)
         refused = [type(error) for error in failed if not isinstance(error, HostUnavailable)]
         late = self._late or any(isinstance(error, HostTimeout) for error in failed)
-        self._forgive()
+        self._late, self._broke = set(), {}
         raise (refused[0] if refused else HostTimeout if late else HostUnavailable)(self._all_failed())
 
     def _move(self, at: int) -> None:
@@ -243,12 +241,16 @@ class Fleet(Card):
         return found
 
     def _heard(self, link: RpycLink, ask: Callable[[], Exchange]) -> Exchange:
+        """The answer to a step, after which every host may be asked again."""
+        done = self._asking(link, ask)
+        self._late, self._broke = set(), {}
+        return done
+
+    def _asking(self, link: RpycLink, ask: Callable[[], T]) -> T:
         try:
-            done = ask()
+            return ask()
         except HostUnavailable as lost:
             raise self._lost(link, lost) from None
-        self._forgive()
-        return done
 
     def _lost(self, link: RpycLink, error: HostUnavailable) -> HostUnavailable:
         """Note that a step was lost with its host; the error to raise."""
@@ -261,13 +263,8 @@ class Fleet(Card):
         if len(self._late) < len(self.links):
             error.elsewhere = True
             return error
-        self._forgive()
+        self._late, self._broke = set(), {}
         return HostTimeout(self._all_failed())
-
-    def _forgive(self) -> None:
-        """Every host may be asked again."""
-        if self._late or self._broke:
-            self._late, self._broke = set(), {}
 
     def _all_failed(self) -> str:
         why = [self._why.get(at, f"{link.address} was not asked") for at, link in enumerate(self.links)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -64,7 +64,7 @@ def split(
     *,
     head: int | None = None,
     tail: int | None = None,
-    body: str | Link | None = None,
+    body: str | Link | Sequence[str] | None = None,
     codec: str | tuple[str, str] | None = None,
     cache: str = "kv",
     at: str = "denoiser",
@@ -78,13 +78,17 @@ def split(
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
-    (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
-    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden (arXiv
-    2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
-    stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
-    of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own
-    scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or a share of the
-    calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another picture.
+    (this process, real frames), "rpyc://host:port", a list of these, or a Link. Of a list the first host that answers is
+    used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says so),
+    which is sent everything again, so that one more host has seen the prompt; it stays there until that one is lost. All
+    have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or (up, down);
+    None is lossless for the model's number format, "auto:image" the best pair that was measured for pictures. Text:
+    cache is kv, hidden (arXiv 2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all
+    under way at once (tokens stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down
+    blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the
+    host steps its own scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or
+    a share of the calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another
+    picture.
     network: what the link goes through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network;
     `lk.EmulatedLink(lm.link, ...)` has more.
     """
@@ -136,7 +140,7 @@ def split(
 def _split_picture(
     pipe: Any,
     plan: SplitPlan,
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     pair: Any,
     at: str,
     mode: str,
@@ -182,7 +186,7 @@ def _over(conditions: Network | None, made: Any) -> Any:
 
 
 def link_to(
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     here: Callable[[], BodyHost],
     fingerprint: Callable[[], tuple[str, int | None, int | None]],
     dtype: torch.dtype | str,
@@ -192,7 +196,7 @@ def link_to(
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
-        return body
+        return cast("Link", body)
     several = isinstance(body, (list, tuple)) and len(body) > 0
     addresses: list[Any] = list(body) if several else [body]  # type: ignore[arg-type]
     if all(isinstance(address, str) and address.startswith("rpyc://") for address in addresses):
@@ -204,7 +208,7 @@ def link_to(
         return Fleet(addresses, timeout, **asked) if several else RpycLink(addresses[0], timeout, **asked)
     body = next((a for a in addresses if not (isinstance(a, str) and a.startswith("rpyc://"))), body)
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
-    raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')
+    raise UnsupportedOption(f'body={said} is no address; use None, "loopback", "rpyc://host:port" or a list of these.')
 
 
 def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None]:

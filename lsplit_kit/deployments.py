@@ -44,8 +44,8 @@ def deploy(
 
     Times are emulated: one machine, a virtual clock, the computing that was measured divided by the speed of its side,
     and a network (as in `split`; None: none at all). body: None, "loopback" (frames are counted), an address, or a list
-    of addresses (as in `split`, but a reply is lost with its cloud host); for "cloud" those of hosts with `--whole`, whose
-    word is taken for what they serve. how: options of `split`, for "split".
+    of addresses (as in `split`, but a reply is lost with its cloud host); for "cloud" those of hosts with `--whole`,
+    whose word is taken for what they serve. how: options of `split`, for "split".
     Raises UnsupportedOption, UnsupportedModel, and what `split` raises.
     """
     if where not in WHERE:

@@ -78,17 +78,17 @@ def split(
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
-    (this process, real frames), "rpyc://host:port", a list of these, or a Link. Of a list the first host that answers is
-    used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says so),
-    which is sent everything again, so that one more host has seen the prompt; it stays there until that one is lost. All
-    have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or (up, down);
-    None is lossless for the model's number format, "auto:image" the best pair that was measured for pictures. Text:
-    cache is kv, hidden (arXiv 2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all
-    under way at once (tokens stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down
-    blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the
-    host steps its own scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or
-    a share of the calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another
-    picture.
+    (this process, real frames), "rpyc://host:port", a list of these, or a Link. Of a list the first host that answers
+    is used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says
+    so), which is sent everything again, so that one more host has seen the prompt; it stays there until that one is
+    lost. All have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or
+    (up, down); None is lossless for the model's number format, "auto:image" the best pair that was measured for
+    pictures. Text: cache is kv, hidden (arXiv 2310.14651) or none; chunk: a longer prompt goes up in pieces of so many
+    positions, all under way at once (tokens stay, the last bits of logits need not). Pictures: at is "denoiser" or
+    "blocks" (head down blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is
+    "per_step" or "lockstep" (the host steps its own scheduler, only noise comes down); guidance is applied at the
+    "host" or "local"; skip is "auto", or a share of the calls (0 to 0.5), that are not made where the noise hardly
+    changes, but guessed, which makes another picture.
     network: what the link goes through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network;
     `lk.EmulatedLink(lm.link, ...)` has more.
     """

@@ -277,6 +277,26 @@ def test_hosts_that_hold_different_things_are_no_fleet_where_nobody_says_what_it
     other.stop()
 
 
+def test_a_wrong_host_does_not_become_the_measure_of_the_others(three):
+    wrong, second, third = three
+    wrong.stop()
+    with pytest.warns(UserWarning, match="Only 2 of 3"):
+        link = Fleet([host.address for host in three])
+    wrong.body = load_body("toy-mistral", 2, 2)
+    wrong.start()
+    link.open(TERMS)
+    second.stop()
+    with pytest.warns(UserWarning, match=MOVES):
+        link.open(TERMS)  # at the third
+    third.stop()
+    with pytest.raises(e.FingerprintMismatch):  # the first is greeted, and refused
+        link.open(TERMS)
+    second.start()
+    with pytest.warns(UserWarning, match=f"{MOVES} {second.address}"):
+        link.open(TERMS)
+    link.close()
+
+
 def test_when_all_are_lost_one_sentence_names_each(model, two):
     split = cut(model, two)
     for host in two:

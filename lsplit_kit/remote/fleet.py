@@ -55,6 +55,7 @@ class Fleet(Card):
         self._late: set[int] = set()  # hosts that did not answer in time since a step was answered
         self._broke: dict[int, int] = {}  # how often a host broke off since then
         self._at = self._moves = self._known = 0
+        self._first: tuple[str, HostInfo] | None = None  # who answered first, and what it holds
         self._lock, self._closed = threading.RLock(), False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, tuple[RpycLink, int]] = {}  # our number, never used twice -> where, its number there
@@ -187,16 +188,14 @@ class Fleet(Card):
     def _greet(self, link: RpycLink) -> None:
         """Connect; every host of a fleet has to hold what the others hold."""
         link.greet()
-        for other in self.links:
-            if other is not link and hasattr(other, "info"):
-                theirs, ours = ([getattr(one.info, name) for name in _SERVED] for one in (other, link))
-                if theirs != ours:
-                    link.rest()
-                    raise FingerprintMismatch(
-                        f"it serves {_serves(link.info)}, {other.address} {_serves(other.info)}; start both with the "
-                        "same model and cuts."
-                    )
-                return
+        if self._first is None:
+            self._first = (link.address, link.info)
+        where, first = self._first
+        if any(getattr(link.info, name) != getattr(first, name) for name in _SERVED):
+            link.rest()
+            raise FingerprintMismatch(
+                f"it serves {_serves(link.info)}, {where} {_serves(first)}; start both with the same model and cuts."
+            )
 
     def _somewhere(self, ask: Callable[[RpycLink], T]) -> tuple[RpycLink, T]:
         """Ask the host in use, and where that fails the others in their order; each is asked once."""

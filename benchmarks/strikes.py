@@ -160,6 +160,7 @@ def nurse(model: str, head: int, tail: int) -> None:
     global BODY
     from lsplit_kit.models.partial import load_body
 
+    ends_with_its_parent()
     BODY = load_body(model, head, tail, "float32")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

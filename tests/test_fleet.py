@@ -128,6 +128,15 @@ def test_the_session_goes_on_at_the_next_host_and_the_tap_tells(model, two, tmp_
     split.close()
 
 
+def test_over_an_emulated_network_too(model, two):
+    split = cut(model, two, network="dsl")
+    with lk.tap(split) as wire, pytest.warns(UserWarning, match=MOVES):
+        assert torch.equal(generate(split, stopping_criteria=[At(_4=two[0].stop)]), generate(model))
+    split.close()
+    assert wire.hosts == {1, 2} and f"{two[1].address}, host 2 of 2" in repr(split)
+    assert len(wire.clock) == len(wire.crossings) and wire.clock == sorted(wire.clock)
+
+
 def test_one_host_saw_it_where_nothing_moved(model, two):
     split = cut(model, two)
     with lk.tap(split) as wire:

@@ -27,6 +27,11 @@ pytestmark = [
 ]
 PROMPT, TOKENS, STEPS, KILLS = "tick tock tick tock tick", 24, 12, 5
 DELTA = ("fp32", "uniform:step=0.1+delta+ans")
+WAYS = {
+    "per_step": dict(mode="per_step"),
+    "lockstep": dict(mode="lockstep"),
+    "blocks": dict(mode="per_step", at="blocks", head=1, tail=1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +94,16 @@ def test_a_reply_is_the_same_though_hosts_are_killed(nursery, how, policy, specu
 
 
 @pytest.mark.parametrize("codec", [None, DELTA], ids=["fp32", "delta"])
-@pytest.mark.parametrize("mode", ["per_step", "lockstep"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", ["restart", "fail over"])
-def test_a_picture_is_the_same_to_the_bit_though_hosts_are_killed(pictures, how, mode, codec):
+def test_a_picture_is_the_same_to_the_bit_though_hosts_are_killed(pictures, how, way, codec):
     hosts, body = born(pictures, how)
-    split = lk.split(unsplit("toy-sd"), body=body, mode=mode, codec=codec, timeout=20)
-    link = struck(split, pictures, hosts, STEPS, seed=len(how + mode) + bool(codec))
+    split = lk.split(unsplit("toy-sd"), body=body, codec=codec, timeout=20, **WAYS[way])
+    link = struck(split, pictures, hosts, STEPS, seed=len(how + way) + bool(codec))
     with lk.tap(split) as wire:
         got = draw(split)
     end(pictures, link)
-    undisturbed = unsplit("toy-sd") if codec is None else lk.split(unsplit("toy-sd"), mode=mode, codec=codec)
+    undisturbed = unsplit("toy-sd") if codec is None else lk.split(unsplit("toy-sd"), codec=codec, **WAYS[way])
     assert torch.equal(got, draw(undisturbed))
     assert len(link.hits) == KILLS and len(wire.hosts) == len(hosts)
     assert wire.counters()["stream"] == tuple(wire.totals()["frame"])

@@ -23,6 +23,11 @@ import lsplit_kit as lk
 
 PROMPT, TOKENS, STEPS, TIMEOUT = "tick tock tick tock tick", 24, 12, 30.0
 DELTA = ("fp32", "uniform:step=0.1+delta+ans")
+WAYS: dict[str, dict[str, Any]] = {
+    "per_step": {"mode": "per_step"},
+    "lockstep": {"mode": "lockstep"},
+    "blocks": {"mode": "per_step", "at": "blocks", "head": 1, "tail": 1},
+}
 HOWS = ("started anew", "gone on elsewhere")
 MODELS = {"text": "toy-llama", "picture": "toy-sd", "real": "smollm2"}
 
@@ -47,8 +52,8 @@ def cases(models: dict[str, str]) -> list[Case]:
         for drafts in ("", "prompt lookup", "lk.speculate") if kind == "text" or policy == "kv" or not drafts
     ]  # fmt: skip
     pictures = [
-        Case(models["picture"], f"{mode}, {name}", how, {"mode": mode, "codec": codec}, "", STEPS)
-        for mode in ("per_step", "lockstep") for name, codec in (("fp32", None), (DELTA[1], DELTA)) for how in HOWS
+        Case(models["picture"], f"{way}, {name}", how, {**WAYS[way], "codec": codec}, "", STEPS)
+        for way in WAYS for name, codec in (("fp32", None), (DELTA[1], DELTA)) for how in HOWS
     ]  # fmt: skip
     real = [case for case in found if case.model == models["real"]]
     return [case for case in found if case not in real] + pictures + real

@@ -48,7 +48,10 @@ class BodyHost(Protocol):
 
 
 class Link(Protocol):
-    """Carries steps to one body. `epoch` changes when every session number given so far has died."""
+    """Carries steps to one body. `epoch` changes when every session number given so far has died.
+
+    A link to several hosts also has `host`, the number of the one in use, and tells `on_control` of a move ("moved").
+    """
 
     info: HostInfo
     epoch: int

@@ -29,6 +29,7 @@ NAMES = (
     "attacks",
     "lenses",
     "classroom",
+    "faults",
 )
 TITLES = {
     "overhead": "Speed",
@@ -48,6 +49,7 @@ TITLES = {
     "attacks": "Attacks",
     "lenses": "Attacks on what comes down",
     "classroom": "One host and a class",
+    "faults": "Killed hosts",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedOption
@@ -33,7 +33,7 @@ def deploy(
     model: Any,
     where: str = "split",
     *,
-    body: str | Link | None = None,
+    body: str | Link | Sequence[str] | None = None,
     network: str | Network | None = None,
     local_speed: float = 1.0,
     host_speed: float = 1.0,
@@ -44,10 +44,10 @@ def deploy(
     """The model where it is to run: "local", "cloud" (all of it at the host) or "split"; then `.run(prompt, ...)`.
 
     Times are emulated: one machine, a virtual clock, the computing that was measured divided by the speed of its side,
-    and a network (as in `split`; None: none at all). body: None, "loopback" (frames are counted), or an address, for
-    "cloud" that of a host with `--whole`, whose word is taken for what it serves. certificate: for an address
-    rpycs://, as in `split`; how: options of `split`, for "split". Raises UnsupportedOption, UnsupportedModel, and what
-    `split` raises.
+    and a network (as in `split`; None: none at all). body: None, "loopback" (frames are counted), an address, or a list
+    of addresses (as in `split`, but a reply is lost with its cloud host); for "cloud" those of hosts with `--whole`,
+    whose word is taken for what they serve. certificate: for addresses rpycs://, as in `split`; how: options of
+    `split`, for "split". Raises UnsupportedOption, UnsupportedModel, and what `split` raises.
     """
     if where not in WHERE:
         raise UnsupportedOption(f"where takes {', '.join(WHERE)}, got {where!r}.")

@@ -131,6 +131,7 @@ class HostTimeout(HostUnavailable, TimeoutError):
     """The host did not answer within the deadline."""
 
     code = "host-timeout"
+    elsewhere = False  # whether another host of the same body= may be asked
 
 
 class HostError(LsplitError, RuntimeError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -64,7 +64,7 @@ def split(
     *,
     head: int | None = None,
     tail: int | None = None,
-    body: str | Link | None = None,
+    body: str | Link | Sequence[str] | None = None,
     codec: str | tuple[str, str] | None = None,
     cache: str = "kv",
     at: str = "denoiser",
@@ -80,13 +80,17 @@ def split(
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
     (this process, real frames), "rpyc://host:port", over TLS "rpycs://host:port" with certificate= the bundle that you
-    were given (or its path in LSPLIT_CERTIFICATE), or a Link. codec: one spec or (up, down); None is lossless for the
-    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden (arXiv
-    2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
-    stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
-    of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own
-    scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or a share of the
-    calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another picture.
+    were given (or its path in LSPLIT_CERTIFICATE), a list of these, or a Link. Of a list the first host that answers
+    is used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says
+    so), which is sent everything again, so that one more host has seen the prompt; it stays there until that one is
+    lost. All have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or
+    (up, down); None is lossless for the model's number format, "auto:image" the best pair that was measured for
+    pictures. Text: cache is kv, hidden (arXiv 2310.14651) or none; chunk: a longer prompt goes up in pieces of so many
+    positions, all under way at once (tokens stay, the last bits of logits need not). Pictures: at is "denoiser" or
+    "blocks" (head down blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is
+    "per_step" or "lockstep" (the host steps its own scheduler, only noise comes down); guidance is applied at the
+    "host" or "local"; skip is "auto", or a share of the calls (0 to 0.5), that are not made where the noise hardly
+    changes, but guessed, which makes another picture.
     network: what the link goes through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network;
     `lk.EmulatedLink(lm.link, ...)` has more.
     """
@@ -142,7 +146,7 @@ def split(
 def _split_picture(
     pipe: Any,
     plan: SplitPlan,
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     pair: Any,
     at: str,
     mode: str,
@@ -189,7 +193,7 @@ def _over(conditions: Network | None, made: Any) -> Any:
 
 
 def link_to(
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     here: Callable[[], BodyHost],
     fingerprint: Callable[[], tuple[str, int | None, int | None]],
     dtype: torch.dtype | str,
@@ -197,22 +201,29 @@ def link_to(
     certificate: str | os.PathLike[str] | None = None,
 ) -> Link:
     """What `body=` says, as a link; `here` makes the body for this process. Raises as RpycLink does."""
-    if certificate is not None and not (isinstance(body, str) and body.startswith("rpycs://")):
+    several = isinstance(body, (list, tuple)) and len(body) > 0
+    addresses: list[Any] = list(body) if several else [body]  # type: ignore[arg-type]
+    if certificate is not None and not any(_is_address(a) and a.startswith("rpycs://") for a in addresses):
         raise UnsupportedOption("certificate= is for hosts with TLS; their addresses begin with rpycs://.")
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
-        return body
-    if isinstance(body, str) and body.startswith(("rpyc://", "rpycs://")):
+        return cast("Link", body)
+    if all(_is_address(address) for address in addresses):
         from .remote.client import RpycLink
+        from .remote.fleet import Fleet
 
         known, start, stop = fingerprint()
-        return RpycLink(
-            body, timeout=timeout, fingerprint=known, start=start, stop=stop,
-            dtype=str(dtype).removeprefix("torch."), certificate=certificate,
-        )  # fmt: skip
+        asked: Any = dict(fingerprint=known, start=start, stop=stop, dtype=str(dtype).removeprefix("torch."))
+        asked["certificate"] = certificate  # an address without TLS has no use for it
+        return Fleet(addresses, timeout, **asked) if several else RpycLink(addresses[0], timeout, **asked)
+    body = next((a for a in addresses if not _is_address(a)), body)
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
-    raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')
+    raise UnsupportedOption(f'body={said} is no address; use None, "loopback", "rpyc://host:port" or a list of these.')
+
+
+def _is_address(body: object) -> bool:
+    return isinstance(body, str) and body.startswith(("rpyc://", "rpycs://"))
 
 
 def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None]:

@@ -47,8 +47,8 @@ class RpycLink(Talk, Card):
 
     timeout: seconds for a whole call; fingerprint (hex), start, stop, dtype: what the host must serve (empty
     or None: what it holds); token: 32 bytes, else the token file; certificate: for rpycs://, a bundle's path, else
-    LSPLIT_CERTIFICATE; max_frame: bytes. Raises HostUnavailable, HostTimeout, AuthError, VersionMismatch,
-    FingerprintMismatch and FrameError.
+    LSPLIT_CERTIFICATE; max_frame: bytes; connect=False: not yet. Raises HostUnavailable, HostTimeout, AuthError,
+    VersionMismatch, FingerprintMismatch, Busy and FrameError.
     """
 
     name = "rpyc"
@@ -66,6 +66,7 @@ class RpycLink(Talk, Card):
         certificate: str | os.PathLike[str] | None = None,
         max_frame: int = MAX_FRAME,
         on_control: ControlHook | None = None,
+        connect: bool = True,
     ) -> None:
         Talk.__init__(self, address, seconds(timeout, "timeout"), on_control)
         self._where = parse_address(address)
@@ -75,10 +76,20 @@ class RpycLink(Talk, Card):
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._closed = False
-        with self._lock:
-            self._connect()
+        if connect:
+            self.greet()
 
     info: HostInfo
+
+    def greet(self) -> None:
+        """Connect, where there is no connection; raises what making the link does."""
+        with self._lock:
+            self._ensure()
+
+    def rest(self) -> None:
+        """End the connection and not the link: the next session connects again."""
+        with self._lock:
+            self._discard()
 
     def open(self, terms: Open) -> int:
         """Start a session at the host; return its number."""

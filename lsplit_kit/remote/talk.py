@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
+from ..errors import Busy, FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
 from ..wire.link import NOTHING, ControlHook
 from .protocol import ProtocolViolation, safe_text
 from .stream import FastStream, Stalled, TlsError, minus, plus
@@ -91,8 +91,8 @@ class Talk:
         with self._doubt(name):
             try:
                 value = self._conn.answered(number)
-            except LsplitError:
-                self._note("error", up, self._told(up))
+            except LsplitError as error:
+                self._note("busy" if isinstance(error, Busy) else "error", up, self._told(up))
                 raise
             if type(value) not in kinds:
                 raise ProtocolViolation(f"{name} was answered with {type(value).__name__}")

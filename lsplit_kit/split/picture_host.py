@@ -22,7 +22,7 @@ from .skipping import Past
 from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
-PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone", "skip"}
+PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone", "skip", "past"}
 Run = Callable[[dict[str, Any], dict[str, Tensor]], list[Tensor]]
 
 
@@ -94,6 +94,8 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 most = sum(s.down.payload_bytes(tuple(tensor.shape)) for tensor in out)
                 if most > self.info.max_frame - 4096:
                     raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
+                if "past" in tree:
+                    s.coders = self._resumed(s, tree["past"])
                 s.coders += [s.down.coder() for _ in out[len(s.coders) :]]
                 with self.coding():
                     encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
@@ -108,6 +110,17 @@ class PictureBody(Sessions[Picture, PictureStep]):
         said = b"" if shapes == s.shapes else json.dumps(shapes, separators=(",", ":")).encode()
         s.shapes, s.have = shapes, step.start
         return b"".join((bytes([len(said)]), said, *(e.payload for e in encoded)))
+
+    def _resumed(self, s: Picture, past: object) -> list[Codec]:
+        """Coders that go on where those of a lost session ended, one for each list of tensors."""
+        if type(past) is not list or not all(type(part) is list for part in past):
+            raise FrameError("past is a list of tensors for each output.")
+        coders = [s.down.coder() for _ in past]
+        for coder, part in zip(coders, past, strict=True):
+            if not all(isinstance(tensor, Tensor) for tensor in part):
+                raise FrameError("past is a list of tensors for each output.")
+            coder.resume(part)
+        return coders
 
     def _note(self, s: Picture, start: int, call: dict[str, Any], guide: dict[str, Any] | None, noise: Tensor) -> None:
         """What the scheduler will step with, and where it is."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CaptureError
 from .sealed import Sealed, Truth
-from .tap import Crossing, said
+from .tap import Crossing, said, seen_by
 from .view import View, decoded, view
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Capture(Card):
         manifest = {
             "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
             "model": info.model, "layers": [info.start, info.stop], "width": info.width,
-            "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
+            "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec, "hosts": len(tap.hosts),
         }  # fmt: skip
         return cls(manifest, tuple(tap.crossings), tuple(tap.clock), None if truth is None else Sealed(truth))
 
@@ -129,4 +129,5 @@ class Capture(Card):
             "codecs": f"{m['up']} up, {m['down']} down",
             "cache": m["policy"],
             **said(self.crossings),
+            **seen_by(m.get("hosts", 1)),
         }

@@ -20,6 +20,7 @@ from ..errors import LsplitError, SessionUnknown, UnsupportedOption
 from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
+from .patience import DEFAULT_SECONDS
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
 computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
@@ -89,6 +90,9 @@ class EmulatedLink(Card):
     info = property(lambda self: self.inner.info)
     epoch = property(lambda self: self.inner.epoch)
     address = property(lambda self: getattr(self.inner, "address", None))
+    said = property(lambda self: getattr(self.inner, "said", None))
+    host = property(lambda self: getattr(self.inner, "host", 1))  # which of several is in use
+    timeout = property(lambda self: getattr(self.inner, "timeout", DEFAULT_SECONDS))
 
     @property
     def on_control(self) -> ControlHook | None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 # TCP's, the token's, and hello's; nobody waits for a connection that is gone, or for an answer that nobody reads
-TRIPS = {"hello": 3, "lost": 0, "dropped": 0}
+TRIPS = {"hello": 3, "lost": 0, "dropped": 0, "moved": 0}
+
+
+GREETINGS = ("hello", "moved")  # after these a host has seen nothing yet
 
 
 class Tapped(Protocol):
@@ -79,6 +82,7 @@ class Tap(Card):
         self.model = model
         self.crossings: list[Crossing] = []
         self._trips = 0
+        self.hosts: set[int] = set()  # of several hosts, the numbers of those that were sent something
         self.clock: list[float] = []
         self.heard = heard
         self._before: dict[str, tuple[int, int]] | None = None
@@ -102,6 +106,7 @@ class Tap(Card):
 
     def _watch(self, where: Where, up: Sequence[Sent], down: Sequence[Sent], done: Exchange) -> None:
         self._trips += not where.behind
+        self.hosts.add(getattr(self.remote.link, "host", 1))
         for direction, tensors, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
             rest = sum(len(s.encoded.payload) for s in tensors[1:])
             for number, (name, (spec, shape, payload), tensor) in enumerate(tensors):
@@ -115,8 +120,12 @@ class Tap(Card):
 
     def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
         self._trips += TRIPS.get(kind, 1)
+        host = getattr(self.remote.link, "host", 1)
+        if kind not in GREETINGS:
+            self.hosts.add(host)
+        name = f"to host {host}" if kind == "moved" else ""
         for direction, frame in (("up", frame_up), ("down", frame_down)):
-            self.crossings.append(Crossing("", kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
+            self.crossings.append(Crossing(name, kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
         self._note()
         if self._outer:
             self._outer(kind, frame_up, frame_down)
@@ -174,7 +183,7 @@ class Tap(Card):
         if self._before is None:
             return "Tap: not listening", {"use": "with lk.tap(lm) as wire: lm.generate(...)"}
         steps = len({(c.session, c.step) for c in self.crossings if c.step})
-        return f"Tap: {steps} steps", said(self.crossings)
+        return f"Tap: {steps} steps", {**said(self.crossings), **seen_by(len(self.hosts))}
 
 
 def said(crossings: Iterable[Crossing]) -> dict[str, object]:
@@ -183,6 +192,11 @@ def said(crossings: Iterable[Crossing]) -> dict[str, object]:
     for c in crossings:
         counts[c.direction] = [a + b for a, b in zip(counts[c.direction], (c.tensor, c.payload, c.frame), strict=True)]
     return {d: f"{t:,} tensor, {p:,} payload, {f:,} frame bytes" for d, (t, p, f) in counts.items()}
+
+
+def seen_by(hosts: int) -> dict[str, object]:
+    """A line of a card where several hosts saw the crossings: after a move, all that came before as well."""
+    return {"hosts": f"{hosts} hosts saw these crossings"} if hosts > 1 else {}
 
 
 def tap(model: Tapped, heard: Callable[[], None] | None = None) -> Tap:

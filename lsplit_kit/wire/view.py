@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import UnsupportedOption
+from ..errors import CodecError, UnsupportedOption
 from ..quantization import Codec, Encoded, codec
 from .tap import Crossing
 
@@ -121,12 +122,32 @@ def view(capture: Capture, observer: str) -> View:
 def decoded(crossings: Iterable[Crossing]) -> Iterator[tuple[Crossing, Tensor]]:
     """Each crossing that carries a coded tensor, with the tensor [B, T, d]."""
     coders: dict[tuple, Codec] = {}
+    latest: dict[str, Codec] = {}  # by what comes down
+    told: list[Crossing] = []  # what a session that was begun anew predicts from
     for c in crossings:
+        told += [c] if c.name.startswith("past.") else []
         if c.codec and not c.codec.startswith(("raw:", "whole:")):
-            key = (c.session, c.name, c.direction)
-            if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
-                coders[key] = codec(c.codec).coder()
-            yield c, coders[key].decode(Encoded(c.codec, c.shape, c.data))
+            key, encoded = (c.session, c.name, c.direction), Encoded(c.codec, c.shape, c.data)
+            if key not in coders or c.kind == "replay":
+                coders[key] = begun_anew(c, told) if c.kind == "replay" else codec(c.codec).coder()
+            coder = coders[key]
+            try:
+                tensor = coder.decode(encoded)
+            except CodecError:  # what went up was not heard; what came down before was
+                if not coder.stateful or c.kind != "replay" or coder.remembered() or c.name not in latest:
+                    raise
+                coder.resume(latest[c.name].remembered())
+                tensor = coder.decode(encoded)
+            latest[c.name] = coder
+            yield c, tensor
+
+
+def begun_anew(c: Crossing, before: Iterable[Crossing]) -> Codec:
+    """A coder for what comes down in a session that was begun anew: its past went up with the same call."""
+    coder, name = codec(c.codec).coder(), f"past.{c.name.removeprefix('out') or '0'}."
+    told = [a for a in before if (a.session, a.step) == (c.session, c.step) and a.name.startswith(name)]
+    coder.resume([torch.from_numpy(np.frombuffer(a.data, "<f4").copy()).reshape(a.shape) for a in told])
+    return coder
 
 
 def _heard(items: list[tuple[int, Tensor]]) -> Heard:

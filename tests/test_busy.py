@@ -36,11 +36,11 @@ class BusyBody:
     def fork(self):
         return BusyBody(self.body.fork(), self.steps, self.always, self.count)
 
-    def step(self, number, step):
+    def work(self, number, step):
         self.count[0] += 1
         if self.always or self.count[0] in self.steps:
             raise e.Busy(SAYS, retry_after=0.03, position=2)
-        return self.body.step(number, step)
+        return (yield from self.body.work(number, step))
 
 
 @pytest.fixture

@@ -186,10 +186,10 @@ class Breaking:
     def fork(self):
         return Breaking(self.body.fork(), self.host)
 
-    def step(self, number, step):
+    def work(self, number, step):
         for sock in list(self.host().server.clients):
             sock.shutdown(socket.SHUT_RDWR)
-        return self.body.step(number, step)
+        return (yield from self.body.work(number, step))
 
 
 def test_a_host_that_breaks_off_again_and_again_is_left(model, body, two):

@@ -9,10 +9,11 @@ not answer in time is left at once. Hosts that hold something else are never gon
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..card import Card
 from ..errors import FingerprintMismatch, HostTimeout, HostUnavailable, LsplitError, SessionUnknown, UnsupportedOption
@@ -45,11 +46,13 @@ class Fleet(Card):
         stop: int | None = None,
         dtype: str = "",
         token: bytes | None = None,
+        certificate: str | os.PathLike[str] | None = None,
     ) -> None:
         if len(set(addresses)) != len(addresses) or not addresses:
             raise UnsupportedOption(f"body= takes one or several different addresses, got {list(addresses)!r}.")
-        asked = {"fingerprint": fingerprint, "start": start, "stop": stop, "dtype": dtype, "token": token}
-        self.links = [RpycLink(address, timeout, connect=False, **asked) for address in addresses]  # type: ignore[arg-type]
+        asked: dict[str, Any] = {"fingerprint": fingerprint, "start": start, "stop": stop, "dtype": dtype}
+        asked |= {"token": token, "certificate": certificate}  # each address takes the one that it has a use for
+        self.links = [RpycLink(address, timeout, connect=False, **asked) for address in addresses]
         self.timeout = self.links[0].timeout
         self._why: dict[int, str] = {}  # what was wrong with a host, the last time it was asked
         self._late: set[int] = set()  # hosts that did not answer in time since a step was answered

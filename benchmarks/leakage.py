@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import common
@@ -17,13 +19,23 @@ import torch
 from tqdm import tqdm
 
 import lsplit_kit as lk
-from lsplit_kit.attacks import Knowledge, PriorOnly, PrototypeLDA, Report, VocabMatch, record, report
+from lsplit_kit.attacks import (
+    Cost,
+    Knowledge,
+    PriorOnly,
+    PrototypeLDA,
+    Reconstruction,
+    Report,
+    VocabMatch,
+    record,
+    report,
+)
 from lsplit_kit.attacks.candidates import set_sizes
 from lsplit_kit.attacks.probe import HELD
 from lsplit_kit.attacks.record import template
 from lsplit_kit.attacks.study import study
 from lsplit_kit.data import canaries, prompts, topics
-from lsplit_kit.data.canaries import KINDS
+from lsplit_kit.data.canaries import KINDS, Canary
 from lsplit_kit.measure import (
     canary_leak,
     candidate_set,
@@ -36,7 +48,7 @@ from lsplit_kit.measure import (
     min_entropy_leakage,
 )
 from lsplit_kit.measure.inversion import language_prior
-from lsplit_kit.measure.secrets import secret_log_prob
+from lsplit_kit.measure.secrets import placed, secret_log_prob
 
 DEPTHS, CODECS, OBSERVER = (1, 5, 15), ("fp32", "int8:token", "int4:token", "auto:text"), "eavesdrop_up"
 SECRETS, COUNT, LONGEST, REPLY = 32, 40, 32, 4
@@ -50,7 +62,8 @@ def drawn(lm: Any, know: Knowledge, weak: PrototypeLDA, exact: bool, count: int)
     secrets = [one for kind in KINDS for one in canaries(kind, count, seed=0)]
     view = record(lm, [one.text for one in secrets]).view(OBSERVER)
     for attack in (weak, VocabMatch().fit(view, know)) if exact else (weak,):
-        said = secret_log_prob(attack.reconstruct(view), secrets, know.tokenizer, before)
+        found = attack.reconstruct(view) if attack is not weak else at_secrets(weak, view, secrets, before)
+        said = secret_log_prob(found, secrets, know.tokenizer, before)
         for kind in KINDS:
             mine = np.array([one.kind == kind for one in secrets])
             leak = canary_leak(said[mine], next(one.bits for one in secrets if one.kind == kind))
@@ -58,6 +71,19 @@ def drawn(lm: Any, know: Knowledge, weak: PrototypeLDA, exact: bool, count: int)
                          "low": leak.interval.low, "high": leak.interval.high, "at_least": max(leak.lower, 0.0),
                          "secrets": leak.secrets})  # fmt: skip
     return rows
+
+
+def at_secrets(weak: PrototypeLDA, view: Any, secrets: list[Canary], before: int) -> Reconstruction:
+    """What a probe believes at the positions of the secrets, the only ones that are asked for."""
+    vectors, positions = [], []
+    for one, heard in zip(secrets, weak.heard(view), strict=True):
+        start, ids = placed(one, weak.knowledge_.tokenizer)
+        at = slice(before + start, before + start + len(ids))
+        vectors.append(heard.vectors[at])
+        positions.append(heard.positions[at])
+    return Reconstruction(
+        type(weak).__name__, view.observer, positions, positions, positions, lambda n: weak.beliefs(vectors[n]), Cost()
+    )
 
 
 def sets(attack: PrototypeLDA, know: Knowledge, found: Any, said: Report) -> list[dict[str, Any]]:
@@ -127,6 +153,7 @@ def measure(args: Any, kept: dict[str, Any], save: Any) -> None:
             attack = PrototypeLDA()
             attack.fit(view, know)
             found = attack.reconstruct(view)
+            found = replace(found, log_probs=cache(found.log_probs))  # asked for three times
             said = report(found, capture)
             prior = report(PriorOnly().fit(view, know).reconstruct(view), capture)
             if "expected" not in kept:

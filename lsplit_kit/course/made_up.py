@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsplit_kit.attacks.candidates import set_sizes
+from lsplit_kit.attacks.posterior import fit_posterior
+from lsplit_kit.measure.conformal import CandidateSet, candidate_set, conformal_threshold, mass_ahead
+
 VOCABULARY, WIDTH, DOCUMENTS = 300, 16, 80
 
 
@@ -41,3 +45,18 @@ def heard(noise: float = 0.7, shuffled: bool = False, sure: float = 8.0, seed: i
         wire = rng.permutation(wire)
     away = np.square(wire[:, None] - places).sum(2)
     return Heard(-sure * away / (2 * max(noise, 0.1) ** 2), truth, document, np.log(often))
+
+
+def log_prob_of(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Natural-log probability [N] that softmax(logits) [N, V] gives to the true tokens [N]."""
+    own: np.ndarray = logits[np.arange(len(truth)), truth] - np.logaddexp.reduce(logits, 1)
+    return own
+
+
+def sets_of(new: Heard, known: Heard) -> CandidateSet:
+    """Candidate sets for 95 % of the tokens of `new`, posterior and threshold fitted to `known`."""
+    posterior = fit_posterior(known.scores, known.log_prior, known.truth)
+    old, read = (posterior.read(part.scores, part.log_prior, part.truth) for part in (known, new))
+    threshold = conformal_threshold(mass_ahead(old.mass, old.log_prob, old.rank))
+    sizes = set_sizes(posterior.log_probs(new.scores, new.log_prior), threshold)
+    return candidate_set(mass_ahead(read.mass, read.log_prob, read.rank), sizes, new.document, threshold)

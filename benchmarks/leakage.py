@@ -129,7 +129,6 @@ def ceilings(lm: Any, view: Any, said: Report, prior: Report, expected: float) -
     size, right = len(lm.lsplit_tokenizer()), said.accuracy()
     return {
         "payload": float(np.mean(alone)), "capacity": capacity, "accuracy": right, "guess": prior.accuracy(),
-        "min_entropy": min_entropy_leakage(right, max(prior.accuracy(), 1 / size)),
         "left": fano_entropy(right, size), "best": fano_accuracy(capacity, expected, size),
     }  # fmt: skip
 
@@ -178,6 +177,12 @@ def rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
+def gain(row: dict[str, Any]) -> float:
+    """Bits that one guess gains; without the wire a guess is right by Laplace's rule, for it never was with some."""
+    tokens, found = row["bits"][0]["tokens"], row["ceiling"]
+    return min_entropy_leakage(found["accuracy"], (found["guess"] * tokens + 1) / (tokens + 2))
+
+
 def span(row: dict[str, Any], mean: str) -> str:
     """A figure with its interval."""
     return f"{row[mean]:.2f} ({row['low']:.2f} to {row['high']:.2f})"
@@ -197,7 +202,7 @@ def render(r: dict[str, Any]) -> str:
         [*cut, "read, bits a token (95 %)", "can cross, bits a token", "tokens right", "no attack is right more often",
          "left open at most (Fano), bits", "one guess gains, bits"],
         [[*where(x), span(x["bits"][0], "bits"), f"{x['ceiling']['capacity']:,.0f}", f"{x['ceiling']['accuracy']:.1%}",
-          f"{x['ceiling']['best']:.0%}", f"{x['ceiling']['left']:.2f}", f"{x['ceiling']['min_entropy']:.2f}"]
+          f"{x['ceiling']['best']:.0%}", f"{x['ceiling']['left']:.2f}", f"{gain(x):.2f}"]
          for x in rows],
     )  # fmt: skip
     size = common.table(
@@ -218,7 +223,7 @@ def render(r: dict[str, Any]) -> str:
         f"**Secrets**: {number} of each kind, one a prompt, drawn with equal chance from a public list (a PIN of "
         "10,000, a name of 128, a code of 32^6), so their entropy is exact and the bits read are a lower bound on what "
         "crossed. The attacker knows the sentence around the secret, the list, and how many tokens the secret has. "
-        "Interval: bootstrap over secrets. The last column holds with 95 % confidence by Hoeffding's inequality, which "
+        "Interval: bootstrap over secrets. The last column holds with 95 % confidence by Hoeffding's inequality, for each row by itself; it "
         "assumes nothing but independent draws; with so few secrets that costs it several bits. `VocabMatch` says "
         "tokens only: its guess stands for 99 %, so it reads a little less than was drawn even where it is always "
         "right.\n\n"
@@ -226,8 +231,9 @@ def render(r: dict[str, Any]) -> str:
         f"**Texts**: {whole[0]['documents']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each reply, "
         f"{whole[0]['tokens']:,} tokens in all, read by `PrototypeLDA`; intervals draw prompts again. A token costs "
         f"{whole[0]['H0']:.2f} bits one who knows how often words occur, {r['expected']:.2f} one who has read the text "
-        "so far. What can cross is counted from payloads of one token. No ceiling here is below a token's entropy, so "
-        "none forbids anything: rounding is no bound.\n\n"
+        "so far. What can cross is counted from payloads of one token: "
+        f"{min(x['ceiling']['capacity'] for x in rows):,.0f} bits at the least, and a ceiling forbids something only where "
+        "it lies below a token's entropy.\n\n"
         f"{ceiling}\n\n"
         f"By kind of token (the first {EARLY} of a prompt begin it; the {COMMON} most frequent tokens of the "
         "attacker's own text, others that it has, and those that it never has):\n\n"

@@ -52,7 +52,8 @@ from lsplit_kit.measure.secrets import placed, secret_log_prob
 
 DEPTHS, CODECS, OBSERVER = (1, 5, 15), ("fp32", "int8:token", "int4:token", "auto:text"), "eavesdrop_up"
 SECRETS, COUNT, LONGEST, REPLY = 32, 40, 32, 4
-MATCHED, ENDS = ("fp32", "int4:token"), (1, 15)  # where the exact attack, which takes longest, reads secrets as well
+SHOWN = ("fp32", "int4:token")  # codecs of the table by kind of token
+EXACT = ((1, "fp32"), (1, "int4:token"), (15, "fp32"))  # where the exact attack, which takes longest, reads the secrets
 EARLY, COMMON = 4, 100  # positions of a prompt that are its beginning; tokens that are the most frequent ones
 
 
@@ -161,7 +162,7 @@ def measure(args: Any, kept: dict[str, Any], save: Any) -> None:
             row = {
                 "depth": depth, "codec": codec, "ceiling": ceilings(lm, view, said, prior, kept["expected"]),
                 "bits": classes(said, prior, attack, before), "sets": sets(attack, know, found, said),
-                "secrets": drawn(lm, know, attack, codec in MATCHED and depth in ENDS, secrets),
+                "secrets": drawn(lm, know, attack, (depth, codec) in EXACT, secrets),
             }  # fmt: skip
             row["cpu_seconds"] = time.process_time() - begun
             kept["rows"].append(rounded(row))
@@ -214,7 +215,7 @@ def render(r: dict[str, Any]) -> str:
     group = common.table(
         [*cut, "tokens", "H0, bits", "read, bits (95 %)", "share", "right", "number"],
         [[*where(x), g["group"] or "all", f"{g['H0']:.2f}", span(g, "bits"), f"{g['share']:.1%}",
-          f"{g['accuracy']:.1%}", g["tokens"]] for x in rows if x["codec"] in MATCHED for g in x["bits"]],
+          f"{g['accuracy']:.1%}", g["tokens"]] for x in rows if x["codec"] in SHOWN for g in x["bits"]],
     )  # fmt: skip
     number = rows[0]["secrets"][0]["secrets"]
     return (

@@ -260,7 +260,10 @@ def main() -> None:
 
     def save() -> None:
         common.RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"name": "leakage", **kept}, indent=1) + "\n", "utf-8")
+        path.write_text(
+            json.dumps({"name": "leakage", "quick": args.quick, "machine": common.machine(), **kept}, indent=1) + "\n",
+            "utf-8",
+        )
 
     measure(args, kept, save)
     common.finish("leakage", args, kept, render(kept))

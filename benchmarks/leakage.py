@@ -220,8 +220,8 @@ def render(r: dict[str, Any]) -> str:
     number = rows[0]["secrets"][0]["secrets"]
     return (
         f"`smollm2`, observer `{OBSERVER}`, who knows the public weights, the template, the codec and the cut. "
-        f"{sum(x['cpu_seconds'] for x in rows) / 60:.0f} CPU-minutes for "
-        f"{len(rows)} of {len(DEPTHS) * len(CODECS)} pairs of depth and codec (the command goes on with the others).\n\n"
+        f"{sum(x['cpu_seconds'] for x in rows) / 60:.0f} CPU-minutes for {len(rows)} "
+        f"of {len(DEPTHS) * len(CODECS)} pairs of depth and codec (the command goes on with the others).\n\n"
         f"**Secrets**: {number} of each kind, one a prompt, drawn with equal chance from a public list (a PIN of "
         "10,000, a name of 128, a code of 32^6), so their entropy is exact and the bits read are a lower bound on what "
         "crossed. The attacker knows the sentence around the secret, the list, and how many tokens the secret has. "

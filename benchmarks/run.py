@@ -27,6 +27,7 @@ NAMES = (
     "emoji_quality",
     "attacks",
     "lenses",
+    "picture_attacks",
 )
 TITLES = {
     "overhead": "Speed",
@@ -44,6 +45,7 @@ TITLES = {
     "round_trips_pictures": "Round trips of pictures",
     "attacks": "Attacks",
     "lenses": "Attacks on what comes down",
+    "picture_attacks": "Attacks on pictures",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -70,7 +70,7 @@ def painted(strips: Sequence[Strip] | Strip, most: int = MOST) -> Shown:
     figure.add_scatter(x=[0, width], y=[0, height], mode="markers", marker={"opacity": 0}, hoverinfo="skip",
                        showlegend=False)  # fmt: skip
     for left, top, picture, words, ours in _places(strips, most):
-        figure.add_layout_image(source=_uri(picture), x=left, y=top, xref="x", yref="y", sizex=SIDE, sizey=SIDE,
+        figure.add_layout_image(source=uri(picture), x=left, y=top, xref="x", yref="y", sizex=SIDE, sizey=SIDE,
                                 xanchor="left", yanchor="top", sizing="stretch")  # fmt: skip
         frame = {"color": OURS if ours else THEIRS, "width": 3, "dash": "solid" if ours else "dash"}
         figure.add_shape(type="rect", x0=left - 2, y0=top - 2, x1=left + SIDE + 2, y1=top + SIDE + 2, line=frame)
@@ -126,7 +126,8 @@ def _image(picture: np.ndarray) -> Image:
     return Image.fromarray(picture)
 
 
-def _uri(picture: np.ndarray) -> str:
+def uri(picture: np.ndarray) -> str:
+    """A picture uint8 [H, W, 3] as the address of an image on a page, with few colours."""
     from .paint import enlarged, png
 
     small = enlarged(_image(picture), min(2 * SIDE, max(picture.shape)))  # pages enlarge, notebooks stay small

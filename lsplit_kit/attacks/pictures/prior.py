@@ -23,11 +23,12 @@ class MeanPicture(PictureAttack):
 
     requires: ClassVar[tuple[str, ...]] = FittedTelescope.requires
     reads: ClassVar[str] = ""
+    inside: ClassVar[bool | None] = None
 
     def __init__(self, pictures: int = 24, guidance: float | None = None) -> None:
         self.pictures, self.guidance = pictures, guidance
 
-    def _fit(self, view: View, knowledge: Knowledge) -> None:  # wherever the cut is
+    def _fit(self, view: View, knowledge: Knowledge) -> None:
         calls = runs(view)[0].calls
         self.mean_ = own_pictures(knowledge, calls, self.pictures, self.guidance)[1].mean(0)
 

@@ -141,7 +141,7 @@ def test_every_number_is_the_recordings(panel):
     assert float(seen.get("data-psnr")) == pytest.approx(strip.psnr[3]) and seen.get("data-step") == "4"
     assert float(seen.get("data-ssim")) == pytest.approx(strip.ssim[3])
     figures = list(html(tab.charts).iter("figure"))
-    assert [f.get("class") for f in figures] == ["paint-theirs", "paint-ours", *["paint-step"] * 8]
+    assert [f.get("class") for f in figures] == ["paint-theirs", "paint-ours", *["paint-frame"] * 8]
     assert [i for i, f in enumerate(figures[2:]) if f.get("aria-current") == "step"] == [3]
     assert all(f[0].get("alt") for f in figures) and "dashed" in figures[0][0].get("style")
     assert "solid" in figures[1][0].get("style")

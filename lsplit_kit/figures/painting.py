@@ -96,7 +96,7 @@ def canvas_html(canvas: Canvas) -> str:
     pair = _figure(strip.pictures[at], f"{canvas.attack}, {step}", LARGE, "paint-theirs")
     pair += _figure(strip.truth, "the learner's", LARGE, "paint-ours", ours=True)
     row = "".join(
-        _figure(picture, NOW * (i == at) + str(strip.calls[i] + 1), SMALL, "paint-step", now=i == at)
+        _figure(picture, NOW * (i == at) + str(strip.calls[i] + 1), SMALL, "paint-frame", now=i == at)
         for i, picture in enumerate(strip.pictures)
     )
     data = f"data-psnr='{strip.psnr[at]:.6g}' data-ssim='{strip.ssim[at]:.6g}' data-step='{strip.calls[at] + 1}'"

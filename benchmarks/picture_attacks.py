@@ -44,8 +44,8 @@ def attackers(mode: str, depth: int | None, codec: str) -> list[tuple[str, A.Pic
         down = [A.Telescope(guidance=SCALE), A.FittedTelescope(guidance=SCALE)]
         return [*first, *both, ("eavesdrop_up", A.OwnReplay()), *(("eavesdrop_down", attack) for attack in down)]
     decoder = [("cloud", A.HiddenInversion(iterations=0, queries=256))]
-    alone = [("eavesdrop_up", A.HiddenInversion())]
-    return [*decoder, ("cloud", A.HiddenInversion()), *(alone if codec == "fp32" else [])]
+    alone = [("eavesdrop_up", A.HiddenInversion())]  # deeper, every trial runs the whole denoiser
+    return [*decoder, ("cloud", A.HiddenInversion()), *(alone if codec == "fp32" and depth < 2 else [])]
 
 
 def rolled(found: Any) -> Any:

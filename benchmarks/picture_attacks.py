@@ -170,8 +170,8 @@ def render(r: dict[str, Any]) -> str:
         "`cloud` sees what `eavesdrop_both` sees. Who sees what comes down only is told the scale; all others find it. "
         "PSNR: the median over pictures; SSIM: the mean, with a 95 % bootstrap interval over pictures. "
         "*Of another*: the same attack's pictures beside those of the next prompt, the control of a wrong picture; "
-        "`MeanPicture` looks at nothing on the wire. Every row pays for its own fit. `eavesdrop_up` was not measured behind "
-        "two blocks, where each of its trials runs the whole denoiser."
+        "`MeanPicture` looks at nothing on the wire. Every row pays for its own fit. `eavesdrop_up` was not measured "
+        "behind two blocks, where each of its trials runs the whole denoiser."
     )
     prompts = (
         "The prompt out of the text embeddings, `PromptMatch`, observer `eavesdrop_up`, and so whoever sees what goes "

@@ -28,6 +28,7 @@ NAMES = (
     "attacks",
     "lenses",
     "leakage",
+    "picture_attacks",
 )
 TITLES = {
     "overhead": "Speed",
@@ -46,6 +47,7 @@ TITLES = {
     "attacks": "Attacks",
     "lenses": "Attacks on what comes down",
     "leakage": "Bits",
+    "picture_attacks": "Attacks on pictures",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -100,7 +100,7 @@ def held_out(answer: object) -> str | Wrong | None:
                                   (ordered, 0.01, 0)):  # fmt: skip
         try:
             mask = torch.as_tensor(call(answer, document.clone(), share, seed))  # type: ignore[call-overload]
-        except (TypeError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError):
             return "a mask of True and False was expected"
         if mask.dtype is not torch.bool or mask.shape != document.shape:
             return Wrong(f"a mask [n] of True and False was expected, got {mask.dtype} of shape {tuple(mask.shape)}", 3)

@@ -54,7 +54,7 @@ def changed(answer: object) -> str | Wrong | None:
         given = ids.clone()
         try:
             mask = torch.as_tensor(call(answer, head, given, t, 9))  # type: ignore[call-overload]
-        except (TypeError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError):
             return "a mask of True and False was expected"
         if not torch.equal(given, ids):
             return Wrong("your function changed the ids that it was given", 1)

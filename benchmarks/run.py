@@ -28,6 +28,8 @@ NAMES = (
     "emoji_quality",
     "attacks",
     "lenses",
+    "leakage",
+    "picture_attacks",
     "classroom",
     "faults",
 )
@@ -48,6 +50,8 @@ TITLES = {
     "round_trips_pictures": "Round trips of pictures",
     "attacks": "Attacks",
     "lenses": "Attacks on what comes down",
+    "leakage": "Bits",
+    "picture_attacks": "Attacks on pictures",
     "classroom": "One host and a class",
     "faults": "Killed hosts",
 }

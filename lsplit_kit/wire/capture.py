@@ -92,13 +92,7 @@ class Capture(Card):
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing(
-                        *row[:6],
-                        tuple(row[6]),
-                        *row[7:11],
-                        data.get(f"{i:06d}", b""),
-                        tuple(row[11] if row[11:] else ()),
-                    )
+                    Crossing._make([*row[:6], tuple(row[6]), *row[7:11], data.get(f"{i:06d}", b""), tuple(*row[11:])])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
                 clock = tuple(map(float, manifest.pop("clock", ())))

@@ -51,8 +51,8 @@ class Crossing(NamedTuple):
     """One tensor in one direction (or a control frame, whose tensor and payload bytes are 0).
 
     tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
-    in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor). pads:
-    left-pad positions of each row, where the frame says so.
+    in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor).
+    pads: left-pad positions of each row, where the frame says so.
     """
 
     name: str

@@ -17,14 +17,16 @@ from typing import IO, Any
 
 from ..card import Card
 from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
+from ..wire.watch import Watched
 from .protocol import safe_text
 from .sharing import Sharing
+from .watching import Parent
 
 WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class Host(Card):
+class Host(Watched, Card):
     """A running host: `.address` for a link, `.pid`, `.holds` (first layer or part, last + 1), `.close()`."""
 
     def __init__(self, arguments: list[str], start_seconds: float = 120.0) -> None:
@@ -58,6 +60,8 @@ class Host(Card):
             self._of = "parts" if ready["of"] == "parts" else "layers"
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
             self.whole = bool(ready.get("whole"))
+            self.metrics = str(ready.get("metrics", ""))
+            self._parent = Parent(self._process, lines)
         except queue.Empty:
             self.close()
             raise HostTimeout(f"The host did not start within {start_seconds:g} s; {self._last_words()}") from None
@@ -74,6 +78,10 @@ class Host(Card):
     def running(self) -> bool:
         """Whether the host process is alive."""
         return self._process.poll() is None
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the host tells its parent, over their own pipes: of sessions, everybody's."""
+        return self._parent.told(name, *args)
 
     def stderr(self) -> str:
         """Return the last lines that the host wrote to its log."""

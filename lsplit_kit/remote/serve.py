@@ -23,6 +23,7 @@ from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import add_options, sharing_of
 from .token import new_token, sweep_tokens, write_token
+from .watching import Child
 
 LOADER = "lsplit_kit.models.partial:load_body"
 WHOLE = "lsplit_kit.models.whole:load_whole"
@@ -62,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
-    over, written = threading.Event(), list[Path]()
+    over, written, child = threading.Event(), list[Path](), Child()
     if args.parent_pipe:
-        threading.Thread(target=_watch_parent, args=(over, os.getppid(), written), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(over, os.getppid(), written, child), daemon=True).start()
     try:
         server, body, token = _prepare(args, over)
         server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
-        ready = _ready(server, body, written[0])
+        ready, child.told = _ready(server, body, written[0]), server.service.watch.told
         if args.whole:
             ready["whole"] = True
             print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
@@ -177,12 +178,12 @@ def _loader(path: str) -> Callable[[str, int, int, str], HeldBody]:
     return getattr(importlib.import_module(module), name)
 
 
-def _watch_parent(over: threading.Event, parent: int, written: list[Path]) -> None:
+def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child) -> None:
     """Set `over` when stdin ends or the parent changed: a forked sibling may hold the pipe open."""
 
     def pipe() -> None:
-        while os.read(0, 1024):
-            pass
+        while raw := os.read(0, 1024):
+            child.feed(raw)
         over.set()
 
     threading.Thread(target=pipe, daemon=True).start()

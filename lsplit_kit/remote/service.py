@@ -1,4 +1,4 @@
-"""What a host answers: seven calls and no more; sessions live and die with their connection."""
+"""What a host answers: nine calls and no more; sessions live and die with their connection."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
+from .watching import ASKED, Watch
 
 if TYPE_CHECKING:
     from ..split.pool import Pool
@@ -51,9 +52,10 @@ class BodyService(PrimitiveService):
     the other calls touch nothing but the connection's own sessions.
     """
 
-    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings"})
+    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings", *ASKED})
     body: HeldBody
     turns: Turns
+    watch: Watch
 
     def __init__(self) -> None:
         self._part: HeldBody | None = None
@@ -64,9 +66,11 @@ class BodyService(PrimitiveService):
         """Who the peer is, as the handshake found out; who holds the token only is told apart by connection."""
         named = conn._config.get("credentials") or "token"
         self.owner = f"token/{next(_numbers)}" if named == "token" else str(named)
+        self.watch.count(1)
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
+        self.watch.count(-1)
         if self._part is not None:
             self._part.close()
 
@@ -123,6 +127,7 @@ class BodyService(PrimitiveService):
         step = part.message.from_wire(args[1:])
         payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
         self._waited.append(round(waited * 1e6))
+        self.turns.pool.spent["waiting"].add(waited)
         return payload
 
     def exposed_close_session(self, *args: Any) -> None:
@@ -144,6 +149,25 @@ class BodyService(PrimitiveService):
         spent[:, 0] += waited
         return spent.tobytes()
 
+    def exposed_health(self, *args: Any) -> bytes:
+        """Whether the host is ready, and what it serves."""
+        _types("health", args, ())
+        return self._told("health")
+
+    def exposed_stats(self, *args: Any) -> bytes:
+        """How busy the host is, and the sessions of whoever asks."""
+        _types("stats", args, ())
+        return self._told("stats")
+
+    def exposed_holdings(self, *args: Any) -> bytes:
+        """The tensors that the host holds, from a number on."""
+        _types("holdings", args, (int,))
+        return self._told("holdings", *args)
+
+    def _told(self, name: str, *args: int) -> bytes:
+        self._ready()
+        return self.watch.told(self.owner, name, *args)
+
     def _ready(self) -> HeldBody:
         if self._part is None:
             raise FrameError("Say hello first: this connection has not agreed on versions and weights.")
@@ -152,7 +176,8 @@ class BodyService(PrimitiveService):
 
 def service_of(body: HeldBody, turns: Turns | None = None) -> type[BodyService]:
     """Return the service class that serves this body, with fresh sessions for every connection."""
-    return type("BodyService", (BodyService,), {"body": body, "turns": turns or Turns(body.pool)})
+    turns = turns or Turns(body.pool)
+    return type("BodyService", (BodyService,), {"body": body, "turns": turns, "watch": Watch(body, turns)})
 
 
 def info_to_wire(info: HostInfo) -> tuple:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import LimitExceeded, SessionUnknown
+from ..wire.watch import STAGES
+from .telling import Spent
 
 if TYPE_CHECKING:
     from .sessions import Remembered, Sessions
@@ -48,7 +50,9 @@ class Pool:
         self.limit, self.quota, self.idle = limit, limit if quota is None else min(quota, limit), idle
         self.piece, self.gather = piece, gather
         self.computing = threading.Lock()
-        self.bytes = self.evictions = self.misses = self.hits = 0
+        self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
+        self.since = time.monotonic()
+        self.spent = {name: Spent() for name in STAGES}  # waiting is added by whoever queues the steps
         self._places: OrderedDict[Remembered, Place] = OrderedDict()  # longest idle first
         self._mutex = threading.Lock()
 
@@ -87,6 +91,18 @@ class Pool:
                 f"This session would take {size:,} bytes, this host remembers at most {self.quota:,} for one client; "
                 "use a shorter text or fewer rows."
             )
+
+    def answered(self, found: bool, codec: float, computing: float) -> None:
+        """Count a step that was answered, its seconds, and whether it found what its session remembers."""
+        with self._mutex:
+            self.steps, self.hits = self.steps + 1, self.hits + found
+            self.spent["codec"].add(codec)
+            self.spent["computing"].add(computing)
+
+    def missed(self) -> None:
+        """Count a step whose session, or what it remembered, was gone."""
+        with self._mutex:
+            self.misses += 1
 
     def sweep(self) -> None:
         """Forget what was idle for too long."""

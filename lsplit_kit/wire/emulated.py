@@ -20,6 +20,7 @@ from ..errors import LsplitError, SessionUnknown, UnsupportedOption
 from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
+from .watch import Watched
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
 computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
@@ -50,7 +51,7 @@ class Timed:
         self.trips: list[Trip] = []
 
 
-class EmulatedLink(Card):
+class EmulatedLink(Watched, Card):
     """Wraps any link. preset: a network's name or a `Network`; the other numbers, where given, replace the preset's.
 
     up_mbps, down_mbps: Mbit/s; rtt_ms, jitter_ms: milliseconds; loss: share of packets; seed: of jitter and loss.
@@ -147,6 +148,10 @@ class EmulatedLink(Card):
     def timings(self) -> list[tuple[int, int, int]]:
         """What the host's steps took; this question costs no time on the clock."""
         return self.inner.timings()
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the host says of itself; this question costs no time on the clock either."""
+        return self.inner.told(name, *args)  # type: ignore[attr-defined]
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | lab | models | calibrate | doctor`: the same things as in Python, from a shell."""
+"""`lsplit demo | host | audit | lab | models | calibrate | doctor`: the same things as in Python, from a shell."""
 
 from __future__ import annotations
 
@@ -76,6 +76,21 @@ def host(context: typer.Context) -> None:
     from .remote.serve import main as serve
 
     raise typer.Exit(serve(context.args))
+
+
+@app.command()
+def audit(
+    address: Annotated[str, typer.Argument(help="the host, rpyc://ADDRESS:PORT")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor with its hash")] = False,
+) -> None:
+    """Ask a host which tensors it holds; exit status 1 when they are more than a body. It is the host's own word."""
+    from .measure.audit import look
+
+    found = look(address)
+    if tensors:
+        print(found.table.to_string(index=False, max_colwidth=None))
+    print(found)
+    raise typer.Exit(int(not found.passed))
 
 
 @app.command()

@@ -103,8 +103,9 @@ class Held(Body):
         self._parts: dict[tuple[int, int], Body] = {}
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Whatever of the whole model is in memory here, by its names there."""
-        return tensors_of(self.model)
+        """Whatever weights of the whole model are in memory here, by their names there, and the body's tables."""
+        yield from tensors_of(self.model, buffers=False)
+        yield from self.named(tensors_of(self.base, parameters=False))
 
     def sub(self, start: int, stop: int) -> Body:
         """The body of layers [start, stop), sharing weights and the pool; the caller checks the range."""

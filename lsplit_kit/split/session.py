@@ -61,7 +61,11 @@ class Body(Sessions[Session, Step]):
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The layers' tensors and the base's tables, by their names in the whole base class."""
-        for name, tensor in tensors_of(self.base):
+        return self.named(tensors_of(self.base))
+
+    def named(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the base with the layers counted as in the whole model."""
+        for name, tensor in tensors:
             inside = re.match(r"(\w+)\.(\d+)\.(.*)", name)
             if inside:
                 where, number, rest = inside.groups()

@@ -62,9 +62,12 @@ def stats_of(
     )  # fmt: skip
 
 
-def tensors_of(module: nn.Module, before: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(
+    module: nn.Module, before: str = "", parameters: bool = True, buffers: bool = True
+) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers that have memory, shared ones under each of their names."""
-    named = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    weights = module.named_parameters(remove_duplicate=False) if parameters else ()
+    named = chain(weights, module.named_buffers(remove_duplicate=False) if buffers else ())
     return ((before + name, tensor) for name, tensor in named if tensor.device.type != "meta")
 
 

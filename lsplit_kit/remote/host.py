@@ -60,7 +60,7 @@ class Host(Watched, Card):
             self._of = "parts" if ready["of"] == "parts" else "layers"
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
             self.whole = bool(ready.get("whole"))
-            self.metrics = str(ready.get("metrics", ""))
+            self.metrics = str(ready.get("metrics", ""))  # its address, "" where it serves none
             self._parent = Parent(self._process, lines)
         except queue.Empty:
             self.close()
@@ -123,12 +123,14 @@ def host(
     start_seconds: float = 120.0,
     whole: bool = False,
     loader: str | None = None,
+    metrics_port: int | None = None,
     **sharing: Any,
 ) -> Host:
     """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
 
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
+    metrics_port: where it answers Prometheus on this machine's loopback, 0 for a free port (`Host.metrics`).
     sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb,
     forget_after, queue, queue_each, prefill_piece, batch_window_ms.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
@@ -144,8 +146,7 @@ def host(
         )
     shared = Sharing(**sharing).check()
     name = _named(model, head, tail, dtype, fetch=loader is None)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
+    _port("port", port)
     if not isinstance(start_seconds, (int, float)) or not start_seconds > 0:
         raise UnsupportedOption(f"start_seconds takes seconds above zero, got {start_seconds!r}.")
     arguments = [
@@ -163,10 +164,17 @@ def host(
         str(dtype).removeprefix("torch."),
     ]
     arguments += shared.arguments()
+    arguments += [] if metrics_port is None else ["--metrics-port", str(_port("metrics_port", metrics_port))]
     arguments += ["--allow-remote"] if allow_remote else []
     arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)
+
+
+def _port(name: str, port: object) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise UnsupportedOption(f"{name} takes a number from 0 (any free one) to 65535, got {port!r}.")
+    return port
 
 
 def _named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:

@@ -7,7 +7,6 @@ import errno
 import importlib
 import ipaddress
 import json
-import logging
 import os
 import signal
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 
 from ..errors import HostUnavailable, LsplitError, UnsupportedOption
 from .host import WHOLE_SAYS
+from .journal import FORMATS, LEVELS, keep_journal
+from .metrics import Metrics
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import add_options, sharing_of
@@ -49,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
     options.add_argument("--allow-remote", action="store_true", help="let --bind be more than loopback")
+    options.add_argument(
+        "--metrics-port", type=int, help="answer Prometheus here, on loopback only; 0 takes a free one"
+    )
+    options.add_argument(
+        "--log-level", choices=LEVELS, default="warning", help="info: connections, sessions; debug: steps"
+    )
+    options.add_argument("--log-format", choices=FORMATS, default="text", help="json: an object on each line of stderr")
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
     add_options(options)
     # Ends when stdin ends: the parent is gone. For lk.host, which also reads why a start failed.
@@ -60,13 +68,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or (with --parent-pipe) the end of stdin; return the exit status."""
     args = parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
-    over, written, child = threading.Event(), list[Path](), Child()
+    keep_journal(args.log_level, args.log_format)
+    over, written, child, metrics = threading.Event(), list[Path](), Child(), Metrics()
     if args.parent_pipe:
         threading.Thread(target=_watch_parent, args=(over, os.getppid(), written, child), daemon=True).start()
     try:
+        if args.metrics_port is not None:
+            metrics.serve(args.metrics_port)
         server, body, token = _prepare(args, over)
         server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
         sweep_tokens()
@@ -76,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
-        ready, child.told = _ready(server, body, written[0]), server.service.watch.told
+        ready, metrics.watch = _ready(server, body, written[0]), server.service.watch
+        child.told = server.service.watch.told
+        ready |= {"metrics": metrics.address} if metrics.address else {}
         if args.whole:
             ready["whole"] = True
             print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
@@ -88,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     finally:
         _remove(written)  # before the port is free: a successor there writes its own under this name
+        metrics.close()
         server.close()
         worker.join(2)
     return 0
@@ -178,12 +189,13 @@ def _loader(path: str) -> Callable[[str, int, int, str], HeldBody]:
     return getattr(importlib.import_module(module), name)
 
 
-def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child) -> None:
+def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child | None = None) -> None:
     """Set `over` when stdin ends or the parent changed: a forked sibling may hold the pipe open."""
 
     def pipe() -> None:
         while raw := os.read(0, 1024):
-            child.feed(raw)
+            if child is not None:
+                child.feed(raw)
         over.set()
 
     threading.Thread(target=pipe, daemon=True).start()

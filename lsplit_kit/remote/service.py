@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from ..errors import FingerprintMismatch, FrameError, VersionMismatch
 from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
+from .journal import tell
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
 from .watching import ASKED, Watch
@@ -67,10 +69,12 @@ class BodyService(PrimitiveService):
         named = conn._config.get("credentials") or "token"
         self.owner = f"token/{next(_numbers)}" if named == "token" else str(named)
         self.watch.count(1)
+        tell("connected", client=self.owner)
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
         self.watch.count(-1)
+        tell("disconnected", client=self.owner)
         if self._part is not None:
             self._part.close()
 
@@ -112,12 +116,15 @@ class BodyService(PrimitiveService):
             )
         part.owner = self.owner
         self._part = part
+        tell("agreed", client=self.owner, start=info.start, stop=info.stop)
         return info_to_wire(info)
 
     def exposed_open(self, *args: Any) -> int:
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
-        return self._ready().open(Open(*args))
+        number, terms = self._ready().open(Open(*args)), Open(*args)
+        tell("session opened", client=self.owner, session=number, policy=terms.policy, up=terms.up, down=terms.down)
+        return number
 
     def exposed_step(self, *args: Any) -> bytes:
         """Answer (session, *Step.to_wire()) with the payload that goes down."""
@@ -128,6 +135,8 @@ class BodyService(PrimitiveService):
         payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
         self._waited.append(round(waited * 1e6))
         self.turns.pool.spent["waiting"].add(waited)
+        tell("step", logging.DEBUG, client=self.owner, session=args[0], step=step.step_no, up=len(step.payload),
+             down=len(payload), waited=round(waited, 6))  # fmt: skip
         return payload
 
     def exposed_close_session(self, *args: Any) -> None:

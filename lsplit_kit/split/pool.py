@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .sessions import Remembered, Sessions
 
 MAX_REMEMBERED = 2 << 30
+log = logging.getLogger("lsplit_kit.host")
 
 
 @dataclass(eq=False)
@@ -141,6 +143,8 @@ class Pool:
 
     def _forget(self, session: Remembered, place: Place) -> None:
         self.evictions += 1
+        facts = {"client": place.home.owner, "session": place.number, "bytes": place.size}
+        log.info("session forgotten", extra={"facts": facts})
         if session.forget():
             self._weigh(session, place)
             return

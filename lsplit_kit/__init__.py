@@ -22,7 +22,7 @@ _HOME = {
     "WireTap": "widgets",
     "LinkLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
-    "CacheLab": "widgets", "AttackArena": "widgets",
+    "CacheLab": "widgets", "AttackArena": "widgets", "HostMonitor": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .split.speculation import speculate as speculate
     from .widgets import AttackArena as AttackArena
     from .widgets import CacheLab as CacheLab
+    from .widgets import HostMonitor as HostMonitor
     from .widgets import LinkLab as LinkLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..card import Card
 from ..errors import AuditFailed
-from ..remote.target import WHOSE, target_of
+from ..remote.target import WHOSE, Target, target_of
 from ..wire.watch import Health, Holding
 
 if TYPE_CHECKING:
@@ -121,11 +121,16 @@ class Audit(Card):
         return f"Audit: {self.name}", facts
 
 
+def look_at(target: Target) -> Audit:
+    """What a host that can be asked holds, whether it passes or not; raises what asking raises."""
+    return Audit(target.name, target.whose, target.asked.health(), target.asked.holdings())
+
+
 def look(host: object, timeout: float = 10.0) -> Audit:
     """What a host holds, whether it passes or not; raises what asking raises."""
     target = target_of(host, timeout)
     try:
-        return Audit(target.name, target.whose, target.asked.health(), target.asked.holdings())
+        return look_at(target)
     finally:
         target.close()
 

@@ -91,7 +91,7 @@ def memory_sketch(now: Stats) -> Sketch:
     for tick in (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10):
         if tick < most * 0.7:
             sheet.line(axes.x(tick), bottom, axes.x(tick), bottom + 4)
-            sheet.text(axes.x(tick), bottom + 17, human(tick, "B"), "middle")
+            sheet.text(axes.x(tick), bottom + 17, human(tick, "B").replace(".0", ""), "middle")
     sheet.line(LEFT, bottom, WIDTH - RIGHT, bottom)
     sheet.line(WIDTH - RIGHT, 18, WIDTH - RIGHT, bottom, ALARM, width=2.0, dashed=True, said="the limit")
     sheet.text(WIDTH - RIGHT, bottom + 34, f"limit {human(now.limit, 'B')}", "middle")
@@ -143,8 +143,8 @@ def stages_sketch(now: Stats) -> Sketch:
         middle, right = axes.x(max(half, 10)), axes.x(max(high, 10))
         _bar(sheet, LEFT, top, middle, BODY, "", f"{stage}, median: {_micro(half)}")
         if right > middle:
-            hatch(sheet, middle, top, right, top + 16, INK, gap=5)
-            frame(sheet, middle, top, right, top + 16, INK)
+            hatch(sheet, middle, top, right, top + 16, "", gap=5)
+            frame(sheet, middle, top, right, top + 16)
         sheet.text(right + 6, top + 12, f"{_micro(half)}, {_micro(high)}")
     return sheet
 
@@ -232,7 +232,7 @@ def _stages(now: Stats) -> str:
 
 
 def _micro(value: float) -> str:
-    return f"{value:,.0f} \u00b5s" if value < 1000 else seconds(value / 1e6)
+    return seconds(value / 1e6)
 
 
 def _many(count: int, one: str, more: str = "") -> str:

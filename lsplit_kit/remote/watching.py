@@ -101,9 +101,10 @@ class Child:
         """Answer every whole line that came."""
         *lines, self._rest = (self._rest + raw)[-4096:].split(b"\n")
         for line in lines:
-            number, name, *args = line.decode("ascii", "replace").split() or ["", ""]
+            number, name, *args = [*line.decode("ascii", "replace").split(), "", ""]
+            args = [word for word in args if word]
             answer = b"{}"
             with contextlib.suppress(LsplitError, ValueError):
                 if name in ASKED and self.told is not None:
                     answer = self.told(None, name, *map(int, args))
-            print(number, answer.decode(), file=sys.__stdout__, flush=True)
+            print(ascii(number)[1:-1], answer.decode(), file=sys.__stdout__, flush=True)

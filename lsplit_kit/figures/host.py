@@ -23,7 +23,7 @@ MOST = 8  # sessions with a bar of their own
 ALARM = "#D55E00"
 COUNTS = (("hits", HEAD, "circle", False), ("misses", ALARM, "square", True), ("evictions", TAIL, "triangle-up", False))
 SEES = {
-    "child": "This process started the host, so it is told every client's sessions.",
+    "child": "This process started the host, so it is told the sessions of all clients.",
     "here": "The body is in this process; these are its own sessions.",
     "link": "A client is told its own sessions only; of all others it sees their load.",
     "foreign": "This panel has a connection of its own, which has no sessions; of all clients it sees their load.",
@@ -98,7 +98,7 @@ def memory_sketch(now: Stats) -> Sketch:
     for k, (label, size, more, colour, lean) in enumerate(rows):
         top, words = 26 + ROW * k, f"{human(size, 'B')}{more}"
         sheet.text(LEFT - 8, top + 12, _short(label), "end")
-        right = axes.x(max(size, 1000))
+        right = axes.x(min(max(size, 1000), most))
         if size > 1000:
             _bar(sheet, LEFT, top, right, colour, lean, f"{label}: {size:,} bytes")
         sheet.text(right + 6, top + 12, words)

@@ -33,9 +33,11 @@ class HostMonitor(W.VBox):
     asked, by `refresh()` or the button. Raises UnsupportedOption, and what a link raises where no host answers.
     """
 
+    target: Target = None  # until there is one: a panel that was refused is closed too
+
     def __init__(self, host: Any, every: float = 2.0, watch: bool = True) -> None:
         _checked(every)
-        self.target: Target = target_of(host)
+        self.target = target_of(host)
         self.seen = Seen(self.target.name, self.target.whose)
         self._over, self._asking, self._watcher = threading.Event(), threading.Lock(), threading.Thread()
         self.announcer = Announcer(panel=".host-monitor", handles=".host-none", names=[])
@@ -96,9 +98,10 @@ class HostMonitor(W.VBox):
 
     def close(self) -> None:
         """End the panel, its thread, and the connection that it opened for an address."""
-        self._over.set()
-        with contextlib.suppress(LsplitError, OSError):
-            self.target.close()
+        if self.target is not None:
+            self._over.set()
+            with contextlib.suppress(LsplitError, OSError):
+                self.target.close()
         super().close()
 
     def _pressed(self) -> None:

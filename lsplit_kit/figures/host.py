@@ -204,9 +204,9 @@ def _holds(audit: Audit | None) -> str:
     )
     head = "".join(f"<th scope='col' {CELL}>{name}</th>" for name in ("tensors", "bytes", "belongs to"))
     return (
-        "<div style='overflow-x:auto;width:0;min-width:100%'><table class='host-holds' "
-        f"data-passed='{audit.passed}' style='border-collapse:collapse;margin:6px 0'><caption style='text-align:left'>"
-        f"{escape(audit.verdict)} Word of {escape(audit.word)}.</caption><thead><tr><td></td>{head}</tr></thead>"
+        f"<p class='host-verdict' style='margin:6px 0'>{escape(audit.verdict)} Word of {escape(audit.word)}.</p>"
+        "<div style='overflow-x:auto;width:0;min-width:100%'><table class='host-holds' aria-label='What the host holds' "
+        f"data-passed='{audit.passed}' style='border-collapse:collapse;margin:6px 0'><thead><tr><td></td>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -205,8 +205,9 @@ def _holds(audit: Audit | None) -> str:
     head = "".join(f"<th scope='col' {CELL}>{name}</th>" for name in ("tensors", "bytes", "belongs to"))
     return (
         f"<p class='host-verdict' style='margin:6px 0'>{escape(audit.verdict)} Word of {escape(audit.word)}.</p>"
-        "<div style='overflow-x:auto;width:0;min-width:100%'><table class='host-holds' aria-label='What the host holds' "
-        f"data-passed='{audit.passed}' style='border-collapse:collapse;margin:6px 0'><thead><tr><td></td>{head}</tr></thead>"
+        "<div style='overflow-x:auto;width:0;min-width:100%'><table class='host-holds' "
+        f"data-passed='{audit.passed}' aria-label='What the host holds' style='border-collapse:collapse;margin:6px 0'>"
+        f"<thead><tr><td></td>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 

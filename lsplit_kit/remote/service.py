@@ -134,7 +134,7 @@ class BodyService(PrimitiveService):
         step = part.message.from_wire(args[1:])
         payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
         self._waited.append(round(waited * 1e6))
-        self.turns.pool.spent["waiting"].add(waited)
+        self.turns.pool.waited(waited)
         tell("step", logging.DEBUG, client=self.owner, session=args[0], step=step.step_no, up=len(step.payload),
              down=len(payload), waited=round(waited, 6))  # fmt: skip
         return payload

@@ -54,7 +54,7 @@ class Pool:
         self.computing = threading.Lock()
         self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
         self.since = time.monotonic()
-        self.spent = {name: Spent() for name in STAGES}  # waiting is added by whoever queues the steps
+        self.spent = {name: Spent() for name in STAGES}
         self._places: OrderedDict[Remembered, Place] = OrderedDict()  # longest idle first
         self._mutex = threading.Lock()
 
@@ -100,6 +100,11 @@ class Pool:
             self.steps, self.hits = self.steps + 1, self.hits + found
             self.spent["codec"].add(codec)
             self.spent["computing"].add(computing)
+
+    def waited(self, seconds: float) -> None:
+        """Count how long an answered step had waited for its turn."""
+        with self._mutex:
+            self.spent["waiting"].add(seconds)
 
     def missed(self) -> None:
         """Count a step whose session, or what it remembered, was gone."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Calibration, Codec, Encoded
@@ -19,6 +19,7 @@ from .picture_limits import MOST_VALUES, check_call
 from .pool import Pool
 from .sessions import Remembered, Sessions
 from .skipping import Past
+from .telling import tensors_of
 from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
@@ -50,13 +51,24 @@ class PictureBody(Sessions[Picture, PictureStep]):
 
     policies, message, predicts = MODES, PictureStep, True
 
-    def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        arguments: frozenset[str],
+        info: HostInfo,
+        pool: Pool | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
         super().__init__(info, pool)
-        self.run, self.arguments = run, arguments
+        self.run, self.arguments, self.module = run, arguments, module
 
     def fork(self) -> PictureBody:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return PictureBody(self.run, self.arguments, self.info, self.pool)
+        return PictureBody(self.run, self.arguments, self.info, self.pool, self.module)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the denoiser, or of what it holds of one."""
+        return tensors_of(self.module, "denoiser.") if self.module is not None else iter(())
 
     def _begin(self, terms: Open) -> Picture:
         return Picture(terms, self.calibrations)

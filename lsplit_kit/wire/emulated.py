@@ -1,9 +1,9 @@
 """A link with a network in it: every frame takes the time that a slower network would need.
 
-By default nobody waits: a virtual clock adds up what the frames would have taken, the same numbers on every machine.
-Inside `with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time
-really passes. Where both sides compute in this process, their computing is its CPU time, so that a busy machine
-does not count as a slow one; over a connection it is the time that passed.
+By default nobody waits: a virtual clock adds up what the frames would have taken, the same on every machine. Inside
+`with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time passes.
+Where both sides compute in this process, that is its CPU time, so that a busy machine does not count as a slow one;
+over a connection it is the time that passed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 from .patience import DEFAULT_SECONDS
+from .watch import Watched
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
 computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
@@ -51,7 +52,7 @@ class Timed:
         self.trips: list[Trip] = []
 
 
-class EmulatedLink(Card):
+class EmulatedLink(Watched, Card):
     """Wraps any link. preset: a network's name or a `Network`; the other numbers, where given, replace the preset's.
 
     up_mbps, down_mbps: Mbit/s; rtt_ms, jitter_ms: milliseconds; loss: share of packets; seed: of jitter and loss.
@@ -151,6 +152,10 @@ class EmulatedLink(Card):
     def timings(self) -> list[tuple[int, int, int]]:
         """What the host's steps took; this question costs no time on the clock."""
         return self.inner.timings()
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the host says of itself; this question costs no time on the clock either."""
+        return self.inner.told(name, *args)  # type: ignore[attr-defined]
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""

@@ -1,9 +1,8 @@
 """A link with a network in it: every frame takes the time that a slower network would need.
 
 By default nobody waits: a virtual clock adds up what the frames would have taken, the same on every machine. Inside
-`with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time passes.
-Where both sides compute in this process, that is its CPU time, so that a busy machine does not count as a slow one;
-over a connection it is the time that passed.
+`with link.timed():` the computing that was measured on both sides is added too: CPU time where both compute in this
+process (a busy machine does not count as a slow one), else the time that passed. With `realtime=True` it really passes.
 """
 
 from __future__ import annotations

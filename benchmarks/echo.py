@@ -1,6 +1,8 @@
-"""Two children that send back what they get: a bare TCP socket, and a service on the kit's real connection.
+"""Children that send back what they get: a bare TCP socket, and a service on the kit's real connection.
 
-python benchmarks/echo.py tcp|rpyc [CORE]     prints its port, ends when its stdin ends
+python benchmarks/echo.py tcp|rpyc|FOLDER [CORE]     prints its port, ends when its stdin ends
+
+A folder is a class's: the kit's connection over TLS, with certificates.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 from lsplit_kit.remote.protocol import PrimitiveService
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire
+from lsplit_kit.remote.tls import host_context
 from lsplit_kit.remote.token import new_token, write_token
 from lsplit_kit.wire.message import PROTOCOL, HostInfo
 
@@ -59,10 +62,13 @@ def bare() -> None:
             sock.sendall(body)
 
 
-def kit() -> None:
-    """Echo over the kit's locked-down RPyC connection."""
+def kit(folder: str | None = None) -> None:
+    """Echo over the kit's locked-down RPyC connection, with a class's folder over TLS."""
     token = new_token()
-    server = StrictServer(EchoService, token)
+    if folder:
+        server = StrictServer(EchoService, token, tls=host_context(folder, "certificate"), auth="certificate")
+    else:
+        server = StrictServer(EchoService, token)
     path = write_token(server.host, server.port, token)
     threading.Thread(target=server.start, daemon=True).start()
     print(server.port, flush=True)
@@ -76,4 +82,7 @@ def kit() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 2 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(sys.argv[2])})
-    (bare if sys.argv[1] == "tcp" else kit)()
+    if sys.argv[1] == "tcp":
+        bare()
+    else:
+        kit(None if sys.argv[1] == "rpyc" else sys.argv[1])

@@ -13,6 +13,7 @@ import common
 HERE = common.RESULTS.parent
 NAMES = (
     "overhead",
+    "tls_cost",
     "traffic",
     "round_trips",
     "round_trips_pictures",
@@ -27,10 +28,14 @@ NAMES = (
     "emoji_quality",
     "attacks",
     "lenses",
+    "leakage",
+    "picture_attacks",
     "classroom",
+    "faults",
 )
 TITLES = {
     "overhead": "Speed",
+    "tls_cost": "What TLS costs",
     "traffic": "Bytes with and without a cache",
     "round_trips": "Round trips",
     "families": "Families",
@@ -45,7 +50,10 @@ TITLES = {
     "round_trips_pictures": "Round trips of pictures",
     "attacks": "Attacks",
     "lenses": "Attacks on what comes down",
+    "leakage": "Bits",
+    "picture_attacks": "Attacks on pictures",
     "classroom": "One host and a class",
+    "faults": "Killed hosts",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | audit | lab | models | calibrate | doctor`: the same things as in Python, from a shell."""
+"""`lsplit demo | host | audit | certs | lab | models | calibrate | doctor`: the same as in Python, from a shell."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from . import __version__
 from .errors import LsplitError, UnsupportedOption
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+certs = typer.Typer(no_args_is_help=True, help="Certificates, so that a host knows who is who.")
+app.add_typer(certs, name="certs")
 PROMPT = "Explain in two sentences why the sky is blue."
 
 
@@ -76,6 +78,31 @@ def host(context: typer.Context) -> None:
     from .remote.serve import main as serve
 
     raise typer.Exit(serve(context.args))
+
+
+@certs.command("class")
+def certs_class(
+    students: Annotated[int | None, typer.Option(help="how many, named student-01 and so on")] = None,
+    names: Annotated[Path | None, typer.Option(help="a text file instead, with one name a line")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="the host's name or address, as students will write it; several times")
+    ] = None,
+    days: Annotated[int, typer.Option(help="how long the class is valid")] = 200,
+    out: Annotated[Path, typer.Option(help="folder to write")] = Path("class"),
+    overwrite: Annotated[bool, typer.Option(help="replace the class that is there")] = False,
+) -> None:
+    """Make a throw-away authority, a certificate for the host, and one file to hand out for each student."""
+    from .remote.certificates import make_class, read_roster
+
+    if (students is None) == (names is None):
+        raise UnsupportedOption("Give either --students 30 or --names roster.txt.")
+    who = students if names is None else read_roster(names)
+    made = make_class(out, 0 if who is None else who, hosts=host or (), days=days, overwrite=overwrite)
+    print(
+        f"{len(made.students)} students, valid until {made.until:%Y-%m-%d}, host names: {', '.join(made.hosts)}\n"
+        f"for the host's machine  {made.folder / 'host'}      lsplit host --tls {made.folder / 'host'}\n"
+        f"one for each student    {made.folder / 'students'}"
+    )
 
 
 @app.command()

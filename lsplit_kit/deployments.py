@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedOption
@@ -33,19 +33,21 @@ def deploy(
     model: Any,
     where: str = "split",
     *,
-    body: str | Link | None = None,
+    body: str | Link | Sequence[str] | None = None,
     network: str | Network | None = None,
     local_speed: float = 1.0,
     host_speed: float = 1.0,
     timeout: float = 60.0,
+    certificate: str | os.PathLike[str] | None = None,
     **how: Any,
 ) -> Deployment:
     """The model where it is to run: "local", "cloud" (all of it at the host) or "split"; then `.run(prompt, ...)`.
 
     Times are emulated: one machine, a virtual clock, the computing that was measured divided by the speed of its side,
-    and a network (as in `split`; None: none at all). body: None, "loopback" (frames are counted), or an address, for
-    "cloud" that of a host with `--whole`, whose word is taken for what it serves. how: options of `split`, for "split".
-    Raises UnsupportedOption, UnsupportedModel, and what `split` raises.
+    and a network (as in `split`; None: none at all). body: None, "loopback" (frames are counted), an address, or a list
+    of addresses (as in `split`, but a reply is lost with its cloud host); for "cloud" those of hosts with `--whole`,
+    whose word is taken for what they serve. certificate: for addresses rpycs://, as in `split`; how: options of
+    `split`, for "split". Raises UnsupportedOption, UnsupportedModel, and what `split` raises.
     """
     if where not in WHERE:
         raise UnsupportedOption(f"where takes {', '.join(WHERE)}, got {where!r}.")
@@ -61,9 +63,11 @@ def deploy(
             model = model[0] if isinstance(model, tuple) else model
     picture = model.lsplit_picture if isinstance(model, Asking) else is_pipeline(model)
     if where == "cloud":
-        link = DeployedLink(link_to(body, lambda: whole_of(model), lambda: ("", None, None), "", timeout), conditions)
+        link = DeployedLink(
+            link_to(body, lambda: whole_of(model), lambda: ("", None, None), "", timeout, certificate), conditions
+        )
     elif where == "split":
-        model = split(model, body=body, timeout=timeout, **how)
+        model = split(model, body=body, timeout=timeout, certificate=certificate, **how)
         link = model.remote.link = DeployedLink(model.remote.link, conditions)
     made = PictureDeployment if picture else TextDeployment
     return made(where, model, None if where == "local" else link, speeds)
@@ -77,6 +81,7 @@ def compare(
     network: str | Network | None = None,
     local_speed: float = 1.0,
     host_speed: float = 1.0,
+    certificate: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """The same prompt under all three deployments, one row each; times are emulated, see `deploy`.
@@ -90,8 +95,9 @@ def compare(
     for where in WHERE:
         at = body.get(where) if isinstance(body, Mapping) else body
         with deploy(
-            model, where, body=at, network=network, local_speed=local_speed, host_speed=host_speed, **how
-        ) as deployed:
+            model, where, body=at, network=network, local_speed=local_speed, host_speed=host_speed,
+            certificate=certificate, **how,
+        ) as deployed:  # fmt: skip
             outcomes.append(deployed.run(prompt, **options))
     return outcomes_table(outcomes)
 

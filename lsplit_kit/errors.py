@@ -141,6 +141,7 @@ class HostTimeout(HostUnavailable, TimeoutError):
     """The host did not answer within the deadline."""
 
     code = "host-timeout"
+    elsewhere = False  # whether another host of the same body= may be asked
 
 
 class HostError(LsplitError, RuntimeError):
@@ -150,7 +151,7 @@ class HostError(LsplitError, RuntimeError):
 
 
 class AuthError(LsplitError, PermissionError):
-    """The token is missing or wrong."""
+    """A token or a certificate is missing or wrong, on one side or the other."""
 
     code = "auth"
 

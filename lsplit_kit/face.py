@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -64,7 +64,7 @@ def split(
     *,
     head: int | None = None,
     tail: int | None = None,
-    body: str | Link | None = None,
+    body: str | Link | Sequence[str] | None = None,
     codec: str | tuple[str, str] | None = None,
     cache: str = "kv",
     at: str = "denoiser",
@@ -74,17 +74,23 @@ def split(
     timeout: float = 60.0,
     network: str | Network | None = None,
     chunk: int | None = None,
+    certificate: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Cut `model` in three and put its body elsewhere; returns the same kind of model, the original stays as it was.
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
-    (this process, real frames), "rpyc://host:port", or a Link. codec: one spec or (up, down); None is lossless for the
-    model's number format, "auto:image" the best pair that was measured for pictures. Text: cache is kv, hidden (arXiv
-    2310.14651) or none; chunk: a longer prompt goes up in pieces of so many positions, all under way at once (tokens
-    stay, the last bits of logits need not). Pictures: at is "denoiser" or "blocks" (head down blocks and tail up blocks
-    of a U-Net, or blocks of a transformer, stay local); mode is "per_step" or "lockstep" (the host steps its own
-    scheduler, only noise comes down); guidance is applied at the "host" or "local"; skip is "auto", or a share of the
-    calls (0 to 0.5), that are not made where the noise hardly changes, but guessed, which makes another picture.
+    (this process, real frames), "rpyc://host:port", over TLS "rpycs://host:port" with certificate= the bundle that you
+    were given (or its path in LSPLIT_CERTIFICATE), a list of these, or a Link. Of a list the first host that answers
+    is used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says
+    so), which is sent everything again, so that one more host has seen the prompt; it stays there until that one is
+    lost. All have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or
+    (up, down); None is lossless for the model's number format, "auto:image" the best pair that was measured for
+    pictures. Text: cache is kv, hidden (arXiv 2310.14651) or none; chunk: a longer prompt goes up in pieces of so many
+    positions, all under way at once (tokens stay, the last bits of logits need not). Pictures: at is "denoiser" or
+    "blocks" (head down blocks and tail up blocks of a U-Net, or blocks of a transformer, stay local); mode is
+    "per_step" or "lockstep" (the host steps its own scheduler, only noise comes down); guidance is applied at the
+    "host" or "local"; skip is "auto", or a share of the calls (0 to 0.5), that are not made where the noise hardly
+    changes, but guessed, which makes another picture.
     network: what the link goes through, on a virtual clock: lan, wifi, 5g, 4g, dsl, satellite, nb-iot, or a Network;
     `lk.EmulatedLink(lm.link, ...)` has more.
     """
@@ -110,7 +116,9 @@ def split(
     if hasattr(model, "scheduler") and hasattr(model, "components"):
         if chunk is not None:
             raise UnsupportedOption("chunk= is for the prompts of language models; a picture has none to cut.")
-        return _over(conditions, _split_picture(model, plan, body, pair, at, mode, guidance, skip, timeout))
+        return _over(
+            conditions, _split_picture(model, plan, body, pair, at, mode, guidance, skip, timeout, certificate)
+        )
     if not hasattr(model, "generate") or not hasattr(model, "config"):
         raise UnsupportedModel(
             "split() takes a causal language model of transformers or a pipeline of diffusers, "
@@ -125,7 +133,9 @@ def split(
     pair = resolved(pair, About("text", fingerprint=lambda: fingerprint_of(model, plan)[0]))
     pair = with_calibrations(pair, model, plan)
     up, down = (spec or lossless(model.dtype) for spec in pair)
-    link = link_to(body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout)
+    link = link_to(
+        body, lambda: body_of(model, plan), lambda: fingerprint_of(model, plan), model.dtype, timeout, certificate
+    )
     try:
         return _over(conditions, split_text(model, plan, link, cache, up, down, chunk))
     except BaseException:
@@ -136,13 +146,14 @@ def split(
 def _split_picture(
     pipe: Any,
     plan: SplitPlan,
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     pair: Any,
     at: str,
     mode: str,
     guidance: str | None,
     skip: float | str | None,
     timeout: float,
+    certificate: str | os.PathLike[str] | None,
 ) -> Any:
     from .split.image import guided_at, part_of, picture_body, picture_cut, split_image
     from .split.skipping import skip_of
@@ -167,7 +178,7 @@ def _split_picture(
     about = About("image", at, mode, guided_at(pipe, mode, guidance), lambda: here().info.fingerprint)
     up, down = (spec or lossless(denoiser.dtype) for spec in resolved(pair, about))
 
-    link = link_to(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout)
+    link = link_to(body, here, lambda: (here().info.fingerprint, *cut), denoiser.dtype, timeout, certificate)
     try:
         return split_image(pipe, at, plan.head, plan.tail, link, mode, guidance, up, down, skip)
     except BaseException:
@@ -182,27 +193,37 @@ def _over(conditions: Network | None, made: Any) -> Any:
 
 
 def link_to(
-    body: str | Link | None,
+    body: str | Link | Sequence[str] | None,
     here: Callable[[], BodyHost],
     fingerprint: Callable[[], tuple[str, int | None, int | None]],
     dtype: torch.dtype | str,
     timeout: float,
+    certificate: str | os.PathLike[str] | None = None,
 ) -> Link:
     """What `body=` says, as a link; `here` makes the body for this process. Raises as RpycLink does."""
+    several = isinstance(body, (list, tuple)) and len(body) > 0
+    addresses: list[Any] = list(body) if several else [body]  # type: ignore[arg-type]
+    if certificate is not None and not any(_is_address(a) and a.startswith("rpycs://") for a in addresses):
+        raise UnsupportedOption("certificate= is for hosts with TLS; their addresses begin with rpycs://.")
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):
-        return body
-    if isinstance(body, str) and body.startswith("rpyc://"):
+        return cast("Link", body)
+    if all(_is_address(address) for address in addresses):
         from .remote.client import RpycLink
+        from .remote.fleet import Fleet
 
         known, start, stop = fingerprint()
-        return RpycLink(
-            body, timeout=timeout, fingerprint=known, start=start, stop=stop,
-            dtype=str(dtype).removeprefix("torch."),
-        )  # fmt: skip
+        asked: Any = dict(fingerprint=known, start=start, stop=stop, dtype=str(dtype).removeprefix("torch."))
+        asked["certificate"] = certificate  # an address without TLS has no use for it
+        return Fleet(addresses, timeout, **asked) if several else RpycLink(addresses[0], timeout, **asked)
+    body = next((a for a in addresses if not _is_address(a)), body)
     said = repr(body[:80]) if isinstance(body, str) else type(body).__name__  # a model's repr is a page long
-    raise UnsupportedOption(f'body={said} is no address; use None, "loopback" or "rpyc://host:port".')
+    raise UnsupportedOption(f'body={said} is no address; use None, "loopback", "rpyc://host:port" or a list of these.')
+
+
+def _is_address(body: object) -> bool:
+    return isinstance(body, str) and body.startswith(("rpyc://", "rpycs://"))
 
 
 def _codecs(asked: str | tuple[str, str] | None) -> tuple[str | None, str | None]:

@@ -5,15 +5,17 @@ python scripts/describe_data.py
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import chain
 from math import log2
 from pathlib import Path
 
-from lsplit_kit.data import DOMAINS, prompts, space
+from lsplit_kit.data import DOMAINS, picture_captures, prompts, space
 from lsplit_kit.data.canaries import CARRIERS, KINDS
 
 CARD = Path(__file__).resolve().parent.parent / "lsplit_kit" / "data" / "CARD.md"
+SHOWN = "<!-- pictures: python scripts/describe_data.py -->\n", "<!-- end of pictures -->\n"
 BEGIN, END = "<!-- numbers: python scripts/describe_data.py -->\n", "<!-- end of numbers -->\n"
 # Chinese and Japanese have no spaces, so there a character counts as a word.
 _WORD = re.compile(r"[\u3005-\u30ff\u3400-\u9fff]|[^\W\u3005-\u30ff\u3400-\u9fff]+")
@@ -37,10 +39,24 @@ def tables() -> str:
     return "\n".join(chain(lines, [""]))
 
 
+def pictures() -> str:
+    """The table of the recordings of pictures, in Markdown."""
+    lines = ["| Recording | Cut | Codec | Prompts | Steps | Capture |", "|---|---|---|---|---:|---|"]
+    for about in picture_captures():
+        kept = json.loads(about.reports.read_text("utf-8"))
+        words = ", ".join(row["prompt"] for row in kept["prompts"])
+        steps = len(kept["said"][0]["calls"])
+        shipped = "shipped" if about.path else "not shipped"
+        lines.append(f"| `{about.name}` | {about.place} | `{about.codec}` | {words} | {steps} | {shipped} |")
+    return "\n".join([*lines, ""])
+
+
 def described(card: str) -> str:
     """The card with its tables written anew."""
-    before, rest = card.split(BEGIN)
-    return before + BEGIN + "\n" + tables() + "\n" + END + rest.split(END)[1]
+    for (begin, end), table in (((BEGIN, END), tables()), (SHOWN, pictures())):
+        before, rest = card.split(begin)
+        card = before + begin + "\n" + table + "\n" + end + rest.split(end)[1]
+    return card
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def controls(widget):
 def test_controls_have_descriptions_and_there_is_one_live_region(live):
     panel = lk.AttackArena(live=live, model="toy-llama")
     found = [c for c in controls(panel) if "description" in c.trait_names() and c._view_name != "HTMLView"]
-    assert len(found) == (9 if live else 6) and all(c.description for c in found)
+    assert len(found) == (9 if live else 11) and all(c.description for c in found)
     assert [c for c in controls(panel) if hasattr(c, "said") and hasattr(c, "names")] == [panel.announcer]
     assert "aria-live" not in panel.charts.value + panel.table.value
 

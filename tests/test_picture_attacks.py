@@ -32,7 +32,9 @@ pytestmark = [
 PROMPTS, SEEDS, STEPS, SCALE = ["a red apple", "octopus"], (3, 4), 3, 3.0
 OWN = ["tulip emoji", "a rocket", "crab", "green heart", "a dog", "pizza"]
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-ATTACKS = [A.CleanEstimate, A.ReplaySampler, A.OwnReplay, A.Telescope, A.FittedTelescope, A.HiddenInversion]
+ATTACKS = [
+    A.CleanEstimate, A.ReplaySampler, A.OwnReplay, A.Telescope, A.FittedTelescope, A.HiddenInversion, A.MeanPicture,
+]  # fmt: skip
 
 
 @cache
@@ -204,6 +206,17 @@ def test_own_pictures_teach_better_weights_for_what_comes_down():
     assert 0.5 < plain["correlation"] < taught["correlation"] < 1
 
 
+def test_the_control_is_the_mean_of_own_pictures_wherever_the_cut_is():
+    knowledge, control = known().but(text=OWN), A.MeanPicture(pictures=6, guidance=SCALE)
+    cut = taken(prompts=("octopus",), steps=STEPS, at="blocks", head=1, tail=1)
+    found = read(control, taken("lockstep"), "eavesdrop_down", knowledge)
+    assert torch.equal(found.latents[0], found.latents[1]) and len(found.steps[0]) == STEPS
+    assert torch.equal(read(control, cut, "eavesdrop_up", knowledge).latents[0], found.latents[0])
+    blind = A.report_pictures(found, taken("lockstep")).row()["correlation"]
+    seeing = measured(A.FittedTelescope(pictures=6, guidance=SCALE), taken("lockstep"), "eavesdrop_down", knowledge)
+    assert blind < seeing["correlation"] - 0.2
+
+
 # -- the prompt ------------------------------------------------------------------------------------
 
 
@@ -214,6 +227,11 @@ def test_the_prompt_is_read_out_of_its_embeddings(codec):
     assert A.prompts_exact(found, capture) == [True, True] and found.notes["verified"] == "2 of 2"
     assert found.texts(known().tokenizer) == PROMPTS
     assert report(found, capture).accuracy() == 1.0 and len(report(found, capture).counted) == 3 + 1
+
+
+def test_short_texts_of_the_attacker_are_enough_for_a_prompt():
+    found = read(A.PromptMatch(), taken("lockstep"), "eavesdrop_up", known().but(text=OWN))
+    assert found.texts(known().tokenizer) == PROMPTS
 
 
 @pytest.mark.parametrize("codec", [None, "auto:image"])

@@ -29,7 +29,7 @@ from lsplit_kit.remote.client import RpycLink, parse_address
 from lsplit_kit.remote.host import host
 from lsplit_kit.remote.protocol import rebuild
 from lsplit_kit.remote.serve import check_bind
-from lsplit_kit.remote.server import StrictServer
+from lsplit_kit.remote.server import RETRY_SECONDS, StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream
 from lsplit_kit.split.pool import Pool
@@ -389,8 +389,9 @@ def test_plain_rpyc_client_gets_nothing(server):
 
 def test_the_house_may_be_full_of_clients(server):
     links = [link_to(server) for _ in range(3)]
-    with pytest.raises(errors.HostUnavailable, match="full"):
+    with pytest.raises(errors.Busy, match="no free place") as full:
         link_to(server)
+    assert full.value.retry_after == RETRY_SECONDS
     for link in links:
         link.close()
     serves(server)

@@ -67,10 +67,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 def bout_html(bout: Bout) -> str:
     """The tokens and the sentence; every number's exact value is in `data-` attributes."""
     if bout.rows is None or bout.decode is None or bout.figures is None:
-        return (
-            "<p class='arena-refused' style='border-left:4px solid #D55E00;padding-left:8px;margin:6px 0'>"
-            f"<b>No result.</b> {escape(bout.why)}</p>"
-        )
+        return refused_html("arena-refused", bout.why)
     row = bout.figures
     data = " ".join(f"data-{name}='{row[name]:.6g}'" for name in ("accuracy", "bits", "low", "high"))
     return (
@@ -79,6 +76,14 @@ def bout_html(bout: Bout) -> str:
         f"{escape(figures_alt(row, bout.texts))}</p>{reading_html(bout.rows, bout.decode, bout.who)}"
         f"<p class='arena-words' style='margin:6px 0'>"
         f"{escape(reading_alt(bout.rows, bout.decode))}</p></div>"
+    )
+
+
+def refused_html(kind: str, why: str) -> str:
+    """The place of a result that there is not, with the reason."""
+    return (
+        f"<p class='{kind}' style='border-left:4px solid #D55E00;padding-left:8px;margin:6px 0'>"
+        f"<b>No result.</b> {escape(why)}</p>"
     )
 
 
@@ -92,9 +97,9 @@ def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping
     for row in rows:
         cells = (percent(row["accuracy"]), percent(row["top10"]), f"{row['bits']:.2f}", _interval(row).strip(" ()"),
                  f"{row['fit_seconds']:.1f}", f"{row['seconds_per_token']:.4f}")  # fmt: skip
-        body += _row(row["attack"], chosen, "".join(f"<td {CELL}>{cell}</td>" for cell in cells))
+        body += table_row(row["attack"], chosen, "".join(f"<td {CELL}>{cell}</td>" for cell in cells))
     for attack, why in refused.items():
-        body += _row(attack, chosen, f"<td colspan='6' style='text-align:left;padding:2px 8px'>{escape(why)}</td>")
+        body += table_row(attack, chosen, f"<td colspan='6' style='text-align:left;padding:2px 8px'>{escape(why)}</td>")
     return (
         "<div class='arena-scroll' style='overflow-x:auto;width:0;min-width:100%'><table class='arena-table' "
         "style='border-collapse:collapse;margin:6px 0'><caption style='text-align:left'>What each attack reads here, "
@@ -103,7 +108,8 @@ def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping
     )
 
 
-def _row(attack: str, chosen: str, cells: str) -> str:
+def table_row(attack: str, chosen: str, cells: str) -> str:
+    """A row of a table of attacks, marked where it is the chosen one."""
     now = " aria-current='true'" if attack == chosen else ""
     sign = "\u25b6 " if attack == chosen else ""
     return f"<tr{now}><th scope='row' style='text-align:left'>{sign}{escape(attack)}</th>{cells}</tr>"

@@ -6,7 +6,6 @@ An observer's pictures stand in a dashed frame, the learner's in a plain one, so
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 SIDE, GAP, HEAD_LINE, CAPTION = 96, 12, 24, 22  # units: a picture, the space between two, a row's title, a caption
 MOST = 6  # pictures of a row, besides the learner's
 DASH = 5  # units of a frame's dashes
+COLOURS = 255  # of a drawing: enough for the eye, and a third of the bytes
 OURS, THEIRS = HEAD, BODY
 
 
@@ -70,7 +70,7 @@ def painted(strips: Sequence[Strip] | Strip, most: int = MOST) -> Shown:
     figure.add_scatter(x=[0, width], y=[0, height], mode="markers", marker={"opacity": 0}, hoverinfo="skip",
                        showlegend=False)  # fmt: skip
     for left, top, picture, words, ours in _places(strips, most):
-        figure.add_layout_image(source=_uri(picture), x=left, y=top, xref="x", yref="y", sizex=SIDE, sizey=SIDE,
+        figure.add_layout_image(source=uri(picture), x=left, y=top, xref="x", yref="y", sizex=SIDE, sizey=SIDE,
                                 xanchor="left", yanchor="top", sizing="stretch")  # fmt: skip
         frame = {"color": OURS if ours else THEIRS, "width": 3, "dash": "solid" if ours else "dash"}
         figure.add_shape(type="rect", x0=left - 2, y0=top - 2, x1=left + SIDE + 2, y1=top + SIDE + 2, line=frame)
@@ -93,7 +93,7 @@ def painted_png(strips: Sequence[Strip], most: int = MOST) -> bytes:
         text(pen, left + SIDE / 2, top + SIDE + CAPTION / 2 + 2, words, INK, size=11)
     for row, strip in enumerate(strips):
         text(pen, GAP, _top(row) - HEAD_LINE / 2, _title(strip), INK, anchor="lm")
-    return png(sheet, small=True)
+    return png(sheet, colours=COLOURS)
 
 
 def _title(strip: Strip) -> str:
@@ -126,12 +126,12 @@ def _image(picture: np.ndarray) -> Image:
     return Image.fromarray(picture)
 
 
-def _uri(picture: np.ndarray) -> str:
-    from .paint import enlarged
+def uri(picture: np.ndarray) -> str:
+    """A picture uint8 [H, W, 3] as the address of an image on a page, with few colours."""
+    from .paint import enlarged, png
 
-    out = io.BytesIO()
-    enlarged(_image(picture), 2 * SIDE).save(out, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    small = enlarged(_image(picture), min(2 * SIDE, max(picture.shape)))  # pages enlarge, notebooks stay small
+    return f"data:image/png;base64,{base64.b64encode(png(small, colours=COLOURS)).decode('ascii')}"
 
 
 def _frame(pen: object, left: int, top: int, side: int, ours: bool) -> None:

@@ -14,6 +14,7 @@ from ..errors import CodecError, LsplitError
 from ..quantization import Codec, Encoded
 from ..quantization import codec as codec_of
 from ..split.tensor_bytes import from_bytes, whole_from_bytes
+from ..wire.view import begun_anew
 
 if TYPE_CHECKING:
     from ..wire.tap import Crossing
@@ -70,7 +71,7 @@ def decoded(crossings: Sequence[Crossing], index: int, past: Past | None = None)
     for k in range(last + 1, index + 1):
         c = crossings[k]
         if _line(c) == line:
-            running = coder.coder() if c.kind == "replay" else running  # begun anew: no past
+            running = begun_anew(c, crossings[:k]) if c.kind == "replay" else running
             found = running.decode(Encoded(c.codec, c.shape, c.data))
     assert found is not None
     past[line] = (index, running, found)

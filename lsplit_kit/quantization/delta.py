@@ -7,6 +7,7 @@ rounding, so they never part; the two weights of the prediction are fitted to ea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -70,6 +71,21 @@ class Delta(Uniform):
         """The tensor just encoded, as the other side has it."""
         assert self.past, "nothing was encoded"
         return torch.from_numpy(self.past[0].copy()).to(dtype)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of what is remembered."""
+        return sum(old.nbytes for old in self.past or [])
+
+    def remembered(self) -> list[Tensor]:
+        """What crossed last, float32, newest first."""
+        return [torch.from_numpy(old.copy()) for old in self.past or []]
+
+    def resume(self, past: Sequence[Tensor]) -> None:
+        """Predict from these float32 tensors; raises CodecError for more than are remembered, or of another kind."""
+        if len(past) > PAST or any(old.dtype != torch.float32 or not old.numel() for old in past):
+            raise CodecError(f"{self.spec} goes on from at most {PAST} float32 tensors.")
+        self.past = [old.numpy().copy() for old in past]
 
     def _known(self, shape: tuple[int, ...]) -> list[np.ndarray]:
         return [old.ravel() for old in self.past or [] if old.shape == tuple(shape)]

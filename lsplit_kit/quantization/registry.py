@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,6 +66,20 @@ class Codec(Card):
     def again(self, encoded: Encoded, dtype: torch.dtype) -> Tensor:
         """The tensor just encoded, as the other side will have it."""
         return self.decode(encoded, dtype)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of what is remembered."""
+        return 0
+
+    def remembered(self) -> list[Tensor]:
+        """The tensors of this session that the next one is predicted from, newest first; none where none is."""
+        return []
+
+    def resume(self, past: Sequence[Tensor]) -> None:
+        """Go on where another session ended: `past` is what its coder had `remembered`; raises CodecError."""
+        if past:
+            raise CodecError(f"{self.spec} predicts nothing, so it has no past to go on from.")
 
     def length(self, raw: bytes, at: int, shape: tuple[int, ...]) -> int:
         """Bytes of the tensor's payload that begins at `at`; one that is not `fixed` says so itself, or CodecError."""

@@ -1,4 +1,4 @@
-"""How a host is named: rpyc://host:port."""
+"""How a host is named: rpyc://host:port, and rpycs://host:port over TLS."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from ..errors import UnsupportedOption
 from .protocol import safe_text
 
 
+def address_of(host: str, port: int, tls: bool = False) -> str:
+    """The address of a host, "rpyc://host:port", or "rpycs://host:port" over TLS."""
+    return f"rpyc{'s' * tls}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_over_tls(address: str) -> bool:
+    """Whether an address asks for TLS."""
+    return address.strip().lower().startswith("rpycs:")
+
+
 def parse_address(address: str) -> tuple[str, int]:
-    """Return (host, port) of "rpyc://host:port"; raise UnsupportedOption, a ValueError, for anything else."""
+    """Return (host, port) of "rpyc(s)://host:port"; raise UnsupportedOption, a ValueError, for anything else."""
     try:
         parts = urlsplit(address)
         if (
-            parts.scheme == "rpyc"
+            parts.scheme in ("rpyc", "rpycs")
             and parts.hostname
             and parts.port
             and not (parts.path.strip("/") or parts.query or "@" in parts.netloc)

@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 
 from rpyc.utils.factory import connect_channel
 
@@ -22,7 +23,7 @@ from ..errors import (
 )
 from ..wire.link import NOTHING, ControlHook, Message, about, timings_from_wire
 from ..wire.message import PROTOCOL, Exchange, HostInfo, Open
-from .address import parse_address
+from .address import is_over_tls, parse_address
 from .protocol import (
     CONFIG,
     MAX_FRAME,
@@ -31,8 +32,9 @@ from .protocol import (
     safe_text,
 )
 from .service import info_from_wire
-from .stream import FastStream, Stalled, seconds
+from .stream import FastStream, Stalled, TlsError, seconds, tcp_info
 from .talk import Talk
+from .tls import Ticket
 from .token import find_token, prove_to_host
 from .versions import versions
 from .watching import AskedLink
@@ -45,8 +47,9 @@ class RpycLink(Talk, AskedLink, Card):
     """A link to the host at `address` ("rpyc://127.0.0.1:18861"); connects at once, and again when it must.
 
     timeout: seconds for a whole call; fingerprint (hex), start, stop, dtype: what the host must serve (empty
-    or None: what it holds); token: 32 bytes, else the token file; max_frame: bytes. Raises HostUnavailable,
-    HostTimeout, AuthError, VersionMismatch, FingerprintMismatch and FrameError.
+    or None: what it holds); token: 32 bytes, else the token file; certificate: for rpycs://, a bundle's path, else
+    LSPLIT_CERTIFICATE; max_frame: bytes; connect=False: not yet. Raises HostUnavailable, HostTimeout, AuthError,
+    VersionMismatch, FingerprintMismatch, Busy and FrameError.
     """
 
     name = "rpyc"
@@ -61,20 +64,33 @@ class RpycLink(Talk, AskedLink, Card):
         stop: int | None = None,
         dtype: str = "",
         token: bytes | None = None,
+        certificate: str | os.PathLike[str] | None = None,
         max_frame: int = MAX_FRAME,
         on_control: ControlHook | None = None,
+        connect: bool = True,
     ) -> None:
         Talk.__init__(self, address, seconds(timeout, "timeout"), on_control)
         self._where = parse_address(address)
+        self._ticket = Ticket(certificate) if is_over_tls(address) else None
         self._asked = (fingerprint, -1 if start is None else start, -1 if stop is None else stop, dtype)
         self._token, self._max_frame = token, max_frame
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._closed = False
-        with self._lock:
-            self._connect()
+        if connect:
+            self.greet()
 
     info: HostInfo
+
+    def greet(self) -> None:
+        """Connect, where there is no connection; raises what making the link does."""
+        with self._lock:
+            self._ensure()
+
+    def rest(self) -> None:
+        """End the connection and not the link: the next session connects again."""
+        with self._lock:
+            self._discard()
 
     def open(self, terms: Open) -> int:
         """Start a session at the host; return its number."""
@@ -173,32 +189,33 @@ class RpycLink(Talk, AskedLink, Card):
 
     def _card(self) -> tuple[str, dict[str, object]]:
         state = "closed" if self._closed else "connected" if self._conn else "not connected"
-        return f"Link: {self.address}", {"state": state, **about(self.info)}
+        sealed = {} if self._ticket is None else {"sealed": f"TLS 1.3, {self._ticket.path.name}"}
+        return f"Link: {self.address}", {"state": state, **sealed, **about(self.info)}
 
     def _connect(self) -> None:
         if self._closed:
             raise HostUnavailable(f"The link to {self.address} is closed; make a new one.")
         wait = min(self.timeout, CONNECT_SECONDS)
-        try:
-            sock = socket.create_connection(self._where, timeout=wait)
-        except TimeoutError:
-            raise HostTimeout(f"No host answered at {self.address} within {wait:g} s.") from None
-        except UnicodeError:
-            raise FrameError(f"{safe_text(self.address)!r} names no machine; try rpyc://127.0.0.1:18861.") from None
-        except OSError as err:
-            raise HostUnavailable(
-                f"No host answers at {self.address} ({err.strerror or err}); start one first."
-            ) from None
+        end = time.monotonic() + wait
+        sock, mode = self._dial(wait), "token"
+        self._tcp_start = tcp_info(sock) or (0, 0)
+        if self._ticket is not None:
+            sock.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                sock, mode = self._ticket.enter(sock, self._where[0], self.address)
+            except BaseException:
+                sock.close()
+                raise
         self._stream, self._owner = FastStream(sock, self.timeout, READ_AHEAD), os.getpid()
         if self._closed:  # close() came while we dialled
             self._discard()
             raise HostUnavailable(f"The link to {self.address} is closed; make a new one.")
-        self._tcp_start = self._stream.tcp_info() or (0, 0)
         if self._past_tcp is not None and self._stream.tcp_info() is None:
             self._past_tcp = None
         try:
-            token = self._token if self._token is not None else find_token(*self._where)
-            prove_to_host(self._stream, token, wait)
+            if mode == "token":
+                token = self._token if self._token is not None else lambda: find_token(*self._where)
+                prove_to_host(self._stream, token, max(end - time.monotonic(), 0.001))
             self._channel = LimitedChannel(self._stream, self._max_frame)
             self._conn = connect_channel(self._channel, PrimitiveService, CONFIG)
             answer, _, _ = self._call("hello", (PROTOCOL, *versions(), *self._asked), (tuple,))
@@ -206,6 +223,9 @@ class RpycLink(Talk, AskedLink, Card):
         except AuthError:
             self._discard()
             raise
+        except TlsError as err:  # a host refuses a certificate after we think that all is well
+            self._discard()
+            raise self._ticket.explain(err.error, self._where[0], self.address) from None
         except Stalled:
             self._discard()
             raise HostTimeout(f"{self.address} did not answer the handshake within {wait:g} s.") from None
@@ -219,6 +239,18 @@ class RpycLink(Talk, AskedLink, Card):
             raise
         self._explained = (self._stream.tx, self._stream.rx)
         self._note("hello", *self._explained)  # with the token handshake's bytes
+
+    def _dial(self, wait: float) -> socket.socket:
+        try:
+            return socket.create_connection(self._where, timeout=wait)
+        except TimeoutError:
+            raise HostTimeout(f"No host answered at {self.address} within {wait:g} s.") from None
+        except UnicodeError:
+            raise FrameError(f"{safe_text(self.address)!r} names no machine; try rpyc://127.0.0.1:18861.") from None
+        except OSError as err:
+            raise HostUnavailable(
+                f"No host answers at {self.address} ({err.strerror or err}); start one first."
+            ) from None
 
     def _accept(self, info: HostInfo) -> None:
         if info.protocol.split(".")[0] != PROTOCOL.split(".")[0]:

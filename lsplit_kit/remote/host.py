@@ -20,6 +20,7 @@ from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOptio
 from ..wire.watch import Watched
 from .protocol import safe_text
 from .sharing import Sharing
+from .tls import MODES
 from .watching import Parent
 
 WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
@@ -120,6 +121,8 @@ def host(
     *,
     dtype: str = "float32",
     allow_remote: bool = False,
+    tls: str | os.PathLike[str] | None = None,
+    auth: str = "auto",
     start_seconds: float = 120.0,
     whole: bool = False,
     loader: str | None = None,
@@ -131,11 +134,13 @@ def host(
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
     metrics_port: where it answers Prometheus on this machine's loopback, 0 for a free port (`Host.metrics`).
-    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, memory_mb, quota_mb,
-    forget_after, queue, queue_each, prefill_piece, batch_window_ms.
+    sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, max_each, memory_mb,
+    quota_mb, forget_after, queue, queue_each, prefill_piece, batch_window_ms.
+    tls: the host's folder of a class (`lsplit certs class`): TLS, an address rpycs://, and with auth="auto" a
+    certificate from every client; auth="token" takes the token instead, "none" nothing.
     head, tail: layers that stay on the local side; port 0 takes a free one; start_seconds: for loading, what has to be
-    fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption),
-    HostUnavailable when the child cannot start, HostTimeout.
+    fetched is fetched before. Raises what is wrong with an argument (PlanError, WeightsError, UnsupportedOption,
+    AuthError), HostUnavailable when the child cannot start, HostTimeout.
     """
     if whole:
         head = tail = 0
@@ -147,6 +152,8 @@ def host(
     shared = Sharing(**sharing).check()
     name = _named(model, head, tail, dtype, fetch=loader is None)
     _port("port", port)
+    if auth not in ("auto", *MODES):
+        raise UnsupportedOption(f"auth takes auto, {', '.join(MODES)}; got {auth!r}.")
     if not isinstance(start_seconds, (int, float)) or not start_seconds > 0:
         raise UnsupportedOption(f"start_seconds takes seconds above zero, got {start_seconds!r}.")
     arguments = [
@@ -166,6 +173,8 @@ def host(
     arguments += shared.arguments()
     arguments += [] if metrics_port is None else ["--metrics-port", str(_port("metrics_port", metrics_port))]
     arguments += ["--allow-remote"] if allow_remote else []
+    arguments += ["--tls", str(Path(tls).expanduser().absolute())] if tls else []
+    arguments += ["--auth", auth]
     arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)

@@ -8,7 +8,8 @@ import socket
 import threading
 
 from ..card import Card
-from .address import parse_address
+from ..errors import AuthError
+from .address import address_of, is_over_tls, parse_address
 from .token import find_token, write_token
 
 CHUNK = 1 << 16
@@ -19,12 +20,18 @@ class Relay(Card):
 
     It listens on this machine only and passes on one connection at a time, as it is: it holds no key, and the bytes
     are what whoever watches the link has. `address` has a token file while the block runs, so that the local side finds
-    the host's token. Raises AuthError, UnsupportedOption.
+    the host's token. Of a host with TLS, the bytes are what TLS makes of the frames. Raises AuthError,
+    UnsupportedOption.
     """
 
     def __init__(self, address: str) -> None:
-        self._host = parse_address(address)
-        self._token = find_token(*self._host)
+        self._host, self._tls = parse_address(address), is_over_tls(address)
+        try:
+            self._token: bytes | None = find_token(*self._host)
+        except AuthError:  # with certificates there is none
+            if not self._tls:
+                raise
+            self._token = None
         self._copies = {"up": bytearray(), "down": bytearray()}
         self._ended = threading.Event()
 
@@ -32,8 +39,8 @@ class Relay(Card):
         self._door = socket.create_server(("127.0.0.1", 0))
         self._door.settimeout(0.1)
         port = self._door.getsockname()[1]
-        self.address = f"rpyc://127.0.0.1:{port}"
-        self._file = write_token("127.0.0.1", port, self._token)
+        self.address = address_of("127.0.0.1", port, self._tls)
+        self._file = write_token("127.0.0.1", port, self._token) if self._token is not None else None
         self._thread = threading.Thread(target=self._serve, name="relay", daemon=True)
         self._thread.start()
         return self
@@ -42,7 +49,8 @@ class Relay(Card):
         self._ended.set()
         self._thread.join()
         self._door.close()
-        self._file.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
     @property
     def up(self) -> bytes:

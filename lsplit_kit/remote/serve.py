@@ -7,22 +7,27 @@ import errno
 import importlib
 import ipaddress
 import json
+import logging
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import HostUnavailable, LsplitError, UnsupportedOption
+from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
+from .address import address_of
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, keep_journal
 from .metrics import Metrics
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import add_options, sharing_of
+from .tls import LOOPBACK, MODES, host_context, host_file
 from .token import new_token, sweep_tokens, write_token
 from .watching import Child
 
@@ -35,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         "lsplit host",
         description="Hold the body of a model (with --whole: all of it) and answer steps until Ctrl-C.",
-        epilog="When it is ready it prints one line of JSON: its address, and the token file that a client needs.",
+        epilog="When it is ready it prints one line of JSON: its address, and the token file if a client needs it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     options.add_argument("--model", default="smollm2", help="a model's short name or folder")
@@ -49,7 +54,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dtype", default="float32", help="number format: float32, bfloat16 or float16")
     options.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     options.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
-    options.add_argument("--allow-remote", action="store_true", help="let --bind be more than loopback")
+    options.add_argument(
+        "--allow-remote", action="store_true", help="let --bind be more than loopback, without TLS or a proof"
+    )
+    options.add_argument("--tls", help="the host's folder of lsplit certs class: TLS 1.3, address rpycs://")
+    options.add_argument(
+        "--auth",
+        default="auto",
+        choices=["auto", *MODES],
+        help="what a client has to show; auto is a certificate of the class with --tls, the token without",
+    )
     options.add_argument(
         "--metrics-port", type=int, help="answer Prometheus here, on loopback only; 0 takes a free one"
     )
@@ -69,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or (with --parent-pipe) the end of stdin; return the exit status."""
     args = parser().parse_args(argv)
     keep_journal(args.log_level, args.log_format)
+    logging.getLogger("lsplit_kit.host.who").setLevel(logging.INFO if args.tls else logging.WARNING)
     over, written, child, metrics = threading.Event(), list[Path](), Child(), Metrics()
     if args.parent_pipe:
         threading.Thread(target=_watch_parent, args=(over, os.getppid(), written, child), daemon=True).start()
@@ -78,13 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         server, body, token = _prepare(args, over)
         server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
         sweep_tokens()
-        written.append(write_token(server.host, server.port, token))
+        if args.auth == "token":
+            written.append(write_token(server.host, server.port, token))
     except (LsplitError, OSError, ValueError, ImportError, RuntimeError) as err:
         return _refused(err, args.parent_pipe)
     try:
         worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
-        ready, metrics.watch = _ready(server, body, written[0]), server.service.watch
+        everywhere = bool(args.tls) and server.host in ("0.0.0.0", "::")
+        ready = _ready(server, body, written, args.known_as if everywhere else "")
+        metrics.watch = server.service.watch
         child.told = server.service.watch.told
         ready |= {"metrics": metrics.address} if metrics.address else {}
         if args.whole:
@@ -106,14 +124,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictServer, HeldBody, bytes]:
     """The server on its port, then the body: what is wrong with the arguments is said before the slow part."""
-    check_bind(args.bind, args.allow_remote)
+    if args.auth == "auto":
+        args.auth = "certificate" if args.tls else "token"
+    check_bind(args.bind, args.allow_remote, bool(args.tls), args.auth)
     if not 0 <= args.port <= 65535:
         raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
     if not args.idle > 0:
         raise UnsupportedOption("--idle takes a number of seconds above 0.")
-    sharing, token = sharing_of(args), new_token()
+    sharing, token, tls = sharing_of(args), new_token(), _tls(args)
     try:
-        server = StrictServer(BodyService, token, args.bind, args.port, max_clients=args.max_clients, idle=args.idle)
+        server = StrictServer(
+            BodyService, token, args.bind, args.port, max_clients=args.max_clients, max_each=args.max_each,
+            idle=args.idle, tls=tls, auth=args.auth,
+        )  # fmt: skip
     except OSError as err:
         if err.errno == errno.EADDRINUSE:
             raise HostUnavailable(
@@ -151,30 +174,54 @@ def _remove(written: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_bind(bind: str, allow_remote: bool) -> None:
-    """Raise UnsupportedOption for an address other than loopback that was not allowed; warn when it was."""
+def check_bind(bind: str, allow_remote: bool, tls: bool = False, auth: str = "token") -> None:
+    """Raise UnsupportedOption for an address other than loopback, or for no proof, without leave; warn when given.
+
+    With TLS and a proof from every peer, other machines may come in without a word.
+    """
+    if auth != "token" and not tls:
+        raise UnsupportedOption(f"--auth {auth} is for hosts with TLS; add --tls and the host's folder of a class.")
     try:
         local = bind == "localhost" or ipaddress.ip_address(bind).is_loopback
     except ValueError:
         local = False
-    if not local and not allow_remote:
+    if auth == "none":
+        _warn(f"whoever reaches {bind} may use this host: --auth none asks nobody for a proof.")
+    if local or (tls and auth != "none"):
+        return
+    if not allow_remote:
         raise UnsupportedOption(
-            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if meant."
+            f"Binding to {bind} lets other machines in; add --allow-remote (lk.host: allow_remote=True) if meant"
+            + (", or --tls with a class's certificates." if not tls else ".")
         )
-    if not local:
-        print(
-            f"warning: traffic to and from {bind} is not encrypted; use a network you trust, or a tunnel (ssh -L).",
-            file=sys.stderr,
-            flush=True,
-        )
+    if not tls:
+        _warn(f"traffic to and from {bind} is not encrypted; use --tls, a network you trust, or a tunnel (ssh -L).")
 
 
-def _ready(server: StrictServer, body: HeldBody, token_file: Path) -> dict:
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """The host's side of TLS; a certificate that every client would refuse is refused here."""
+    if not args.tls:
+        return None
+    from .authority import Bundle
+
+    bundle = Bundle(host_file(args.tls))
+    if bundle.until < datetime.now(UTC):
+        raise AuthError(f"The certificate {bundle.path} expired on {bundle.until:%Y-%m-%d}; make a new class.")
+    # A host that listens everywhere is told to people under the first name that is not loopback.
+    args.known_as = next((name for name in bundle.hosts if name not in LOOPBACK), "")
+    return host_context(args.tls, args.auth)
+
+
+def _ready(server: StrictServer, body: HeldBody, token_file: list[Path], known_as: str) -> dict:
     from ..split.picture_host import PictureBody
 
     return {
-        "address": server.address,
-        "token_file": str(token_file),
+        "address": address_of(known_as, server.port, tls=True) if known_as else server.address,
+        **({"token_file": str(token_file[0])} if token_file else {}),
         "pid": os.getpid(),
         "holds": list(body.info.holds),
         "of": "parts" if isinstance(body, PictureBody) else "layers",

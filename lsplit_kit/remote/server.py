@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import threading
 import time
+from collections import Counter
 
 from rpyc.utils.factory import connect_channel
 from rpyc.utils.server import ThreadedServer
 
-from ..errors import AuthError
-from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log
-from .stream import FastStream, seconds
-from .token import prove_to_client
+from ..errors import AuthError, Busy
+from . import door
+from .address import address_of
+from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log, safe_text
+from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
+RETRY_SECONDS = 5.0  # until a host without a free place is asked again
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 
-class StrictServer(ThreadedServer):
-    """Serves a service class (not an instance) to peers that prove `token`.
+class Full(PrimitiveService):
+    """What a host without a free place answers."""
 
-    `max_clients` connections at once; one idle for `idle` seconds ends, a frame has `deadline` seconds, the
-    token's handshake `handshake` seconds.
+    WIRE_METHODS = frozenset({"hello"})
+
+    def exposed_hello(self, *args: object) -> None:
+        """Busy, always."""
+        raise Busy(f"This host has no free place for you; try again in {RETRY_SECONDS:g} s.", RETRY_SECONDS)
+
+
+class StrictServer(ThreadedServer):
+    """Serves a service class (not an instance) to peers that prove `token`; with `tls`, what `auth` says.
+
+    `max_clients` connections at once, `max_each` of one name of a certificate, others are told that it is busy; one
+    idle for `idle` seconds ends, a frame has `deadline` seconds, all that a peer does before it is let in `handshake`
+    seconds. tls: a context of `host_context(folder, auth)`; the peer's name is the connection's `credentials`.
     """
 
     def __init__(
@@ -34,10 +49,13 @@ class StrictServer(ThreadedServer):
         port: int = 0,
         *,
         max_clients: int = 8,
+        max_each: int = 4,
         max_frame: int = MAX_FRAME,
         idle: float = 1800.0,
         deadline: float = 60.0,
         handshake: float = HANDSHAKE_SECONDS,
+        tls: ssl.SSLContext | None = None,
+        auth: str = "token",
     ) -> None:
         for name, value in (("idle", idle), ("deadline", deadline), ("handshake", handshake)):
             seconds(value, name)
@@ -49,14 +67,16 @@ class StrictServer(ThreadedServer):
             protocol_config=dict(CONFIG),
             logger=log,
         )
-        self._token, self._slots = token, threading.BoundedSemaphore(max_clients)
+        self._door, self._max_clients, self._max_each = door.Door(token, tls, auth, handshake), max_clients, max_each
+        self._named: Counter[str] = Counter()  # places taken, by name
+        self._counting = threading.Lock()
         self._strangers = threading.BoundedSemaphore(max_clients + 64)  # before the proof a place costs a thread only
-        self._max_frame, self._idle, self._deadline, self._handshake = max_frame, idle, deadline, handshake
+        self._max_frame, self._idle, self._deadline = max_frame, idle, deadline
 
     @property
     def address(self) -> str:
-        """The address for a link, "rpyc://host:port"."""
-        return f"rpyc://[{self.host}]:{self.port}" if ":" in self.host else f"rpyc://{self.host}:{self.port}"
+        """The address for a link, "rpyc://host:port", or "rpycs://host:port" with TLS."""
+        return address_of(self.host, self.port, self._door.tls is not None)
 
     def accept(self) -> None:
         """As rpyc's, but a machine short of descriptors makes the next client wait; it does not end the host."""
@@ -82,25 +102,51 @@ class StrictServer(ThreadedServer):
             sock.close()
             self._strangers.release()
 
+    def _take_place(self, name: str) -> bool:
+        """Whether a peer may stay: there is a place, and others of the same name have not taken their share."""
+        with self._counting:
+            mine = self._named[name] < self._max_each or name in (door.TOKEN, door.ANYONE)
+            place = mine and self._named.total() < self._max_clients
+            self._named[name] += place
+            return place
+
+    def _leave_place(self, name: str) -> None:
+        with self._counting:
+            self._named[name] -= 1
+            self._named += Counter()  # names without a place are forgotten
+
     def _serve_client(self, sock: socket.socket, credentials: object) -> None:
-        stream = FastStream(sock, self._deadline)
-        channel, conn, place = LimitedChannel(stream, self._max_frame), None, False
+        channel, conn, place, name, inside = None, None, False, "", None
+        came, peer = time.monotonic(), sock.getpeername()[0]
         try:
-            prove_to_client(stream, self._token, self._handshake)
-            place = self._slots.acquire(blocking=False)
+            stream, name = self._door.let_in(sock, self._deadline, self.clients)
+            channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
+            place = self._take_place(name)
             if not place:
-                log.warning("all places are taken; a client was sent away")
+                log.warning("no place is free; %s was sent away", name)
+                conn = connect_channel(channel, Full, dict(self.protocol_config))
+                conn.answer(self._door.seconds)
                 return
-            conn = connect_channel(channel, self.service, dict(self.protocol_config))
+            door.log.info("%s came, from %s", name, peer)
+            conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=name))
             while not conn.closed and conn.answer(self._idle):
                 pass
-        except (EOFError, AuthError, OSError) as err:
+        except (AuthError, TlsError, ssl.SSLError) as err:
+            door.log.info(
+                "a peer at %s was sent away: %s",
+                peer,
+                safe_text(TlsError(err) if isinstance(err, ssl.SSLError) else err),
+            )
+        except (EOFError, OSError) as err:
             log.info("a connection ended: %s", err)
         except Exception:  # a peer's nonsense ends its own connection, never the thread's neighbours
             log.info("a connection was dropped", exc_info=True)
         finally:
-            channel.close()
+            if channel is not None:
+                channel.close()
             if conn is not None:
                 conn.close()
             if place:
-                self._slots.release()
+                self._leave_place(name)
+                door.log.info("%s left after %.0f s", name, time.monotonic() - came)
+            self.clients.discard(inside)

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import FingerprintMismatch, FrameError, VersionMismatch
 from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
+from .door import ANYONE, TOKEN
 from .journal import tell
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
@@ -65,9 +66,9 @@ class BodyService(PrimitiveService):
         self.owner = ""
 
     def on_connect(self, conn: Any) -> None:
-        """Who the peer is, as the handshake found out; who holds the token only is told apart by connection."""
-        named = conn._config.get("credentials") or "token"
-        self.owner = f"token/{next(_numbers)}" if named == "token" else str(named)
+        """Who the peer is, as the handshake found out; those without a certificate are told apart by connection."""
+        named = str(conn._config.get("credentials") or TOKEN)
+        self.owner = f"{named}/{next(_numbers)}" if named in (TOKEN, ANYONE) else named
         self.watch.count(1)
         tell("connected", client=self.owner)
 

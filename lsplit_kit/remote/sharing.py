@@ -16,6 +16,7 @@ class Sharing(NamedTuple):
     """Memory, queue and batching of a host; None where nothing is set apart."""
 
     max_clients: int = 40
+    max_each: int = 4
     memory_mb: float = 2048.0
     quota_mb: float | None = None
     forget_after: float = 3600.0
@@ -27,7 +28,7 @@ class Sharing(NamedTuple):
     def check(self) -> Sharing:
         """Raise UnsupportedOption for a value that makes no sense."""
         for name, value in zip(self._fields, self, strict=True):
-            whole = name in ("max_clients", "queue", "queue_each", "prefill_piece")
+            whole = name in ("max_clients", "max_each", "queue", "queue_each", "prefill_piece")
             least = 0 if HELP[name][1] == "from 0 on" else 1 if whole else 1e-6
             number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
             if value is None and self._field_defaults[name] is None:
@@ -59,6 +60,7 @@ class Sharing(NamedTuple):
 
 HELP = {
     "max_clients": ("connections at once", "from 1 on"),
+    "max_each": ("connections at once under one certificate", "from 1 on"),
     "memory_mb": ("megabytes of all sessions together; beyond it the longest idle is forgotten", "above 0"),
     "quota_mb": ("megabytes of one client's sessions", "above 0"),
     "forget_after": ("seconds until an idle session is forgotten", "above 0"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -15,6 +16,7 @@ from rpyc.core.stream import ClosedFile, SocketStream
 from ..errors import UnsupportedOption
 
 _LINUX_TCP_INFO = 11
+_RECORD = 1 << 14  # bytes inside one TLS record at most
 _ACKED_OFFSET = 120  # struct tcp_info: 8 bytes, 24 uint32, 2 uint64, then bytes_acked and bytes_received
 
 
@@ -32,19 +34,33 @@ class Stalled(EOFError):
     """The peer began something and did not finish it before the deadline."""
 
 
+class TlsError(EOFError):
+    """TLS found fault with the peer, or the peer with us; `error` is what OpenSSL said."""
+
+    def __init__(self, error: ssl.SSLError) -> None:
+        super().__init__((error.reason or str(error)).lower().replace("_", " "))
+        self.error = error
+
+
+# Nothing to read, no room to write, or TLS has to read before it can write or the other way round.
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
 class FastStream(SocketStream):
     """A socket stream that counts bytes (`tx`, `rx`) and ends every read and write in `deadline` seconds.
+
+    Over a TLS socket the bytes are those inside TLS.
 
     ahead: bytes that it reads while it has to wait with writing. A peer that answers several questions in a row may
     be waiting for us to take its answers while we wait for it to take our next question: one of the two has to read.
     """
 
-    __slots__ = ("_ahead", "_early", "_owner", "_readable", "deadline", "rx", "tx")
+    __slots__ = ("_ahead", "_early", "_owner", "_readable", "_tls", "deadline", "rx", "tx")
 
     def __init__(self, sock: socket.socket, deadline: float = 60.0, ahead: int = 0) -> None:
         super().__init__(sock)
         self.deadline, self.tx, self.rx, self._owner = deadline, 0, 0, os.getpid()
-        self._ahead, self._early = ahead, bytearray()
+        self._ahead, self._early, self._tls = ahead, bytearray(), isinstance(sock, ssl.SSLSocket)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(sock)
@@ -62,10 +78,32 @@ class FastStream(SocketStream):
         super().close()
 
     def poll(self, timeout: float) -> bool:
-        """Say whether bytes can be read; bytes that TLS has already decrypted are invisible to select()."""
-        pending = getattr(self.sock, "pending", None)
-        early = bool(self._early) or bool(pending and pending())
-        return early or bool(self._readable.select(max(timeout, 0)))
+        """Say whether bytes can be read; over TLS it raises EOFError or OSError when the connection ended.
+
+        Bytes that TLS has decrypted already are invisible to select(), and what select() sees may be TLS's own: there
+        only reading tells.
+        """
+        if self._early:
+            return True
+        if not self._tls:
+            return bool(self._readable.select(max(timeout, 0)))
+        end = time.monotonic() + timeout
+        while not self._take(_RECORD):
+            if not self._readable.select(max(end - time.monotonic(), 0)):
+                return False
+        return True
+
+    def _take(self, most: int) -> bool:
+        """Read ahead what is there; False when nothing is."""
+        try:
+            got = self.sock.recv(most)
+        except _NOT_YET:
+            return False
+        if not got:
+            raise EOFError("the peer closed the connection")
+        self._early += got
+        self.rx += len(got)
+        return True
 
     def read(self, count: int, end: float | None = None) -> bytearray:
         """Read exactly `count` bytes before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
@@ -78,8 +116,8 @@ class FastStream(SocketStream):
             while got < count:
                 try:
                     more = self.sock.recv_into(view[got:])
-                except BlockingIOError:
-                    if not self.poll(end - time.monotonic()):
+                except _NOT_YET as why:
+                    if not self._wait(why, selectors.EVENT_READ, end):
                         raise Stalled("the peer stopped inside a frame") from None
                     continue
                 if not more:
@@ -100,45 +138,75 @@ class FastStream(SocketStream):
             while sent < len(data):
                 try:
                     more = self.sock.send(view[sent:])
-                except BlockingIOError:
-                    self._wait_for_room(end)
+                except _NOT_YET as why:
+                    self._wait_for_room(why, end)
                     continue
                 sent += more
                 self.tx += more
         except (EOFError, OSError) as err:
             raise self._ended(err) from None
 
-    def _wait_for_room(self, end: float) -> None:
+    def _wait_for_room(self, why: OSError, end: float) -> None:
         room = self._ahead - len(self._early)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.sock, selectors.EVENT_WRITE | (selectors.EVENT_READ if room > 0 else 0))
-            ready = selector.select(max(end - time.monotonic(), 0))
+        ready = self._wait(why, selectors.EVENT_WRITE | (selectors.EVENT_READ if room > 0 else 0), end)
         if not ready:
             raise Stalled("the peer does not take our bytes")
-        if ready[0][1] & selectors.EVENT_READ:
-            with contextlib.suppress(BlockingIOError):
-                got = self.sock.recv(min(room, 1 << 16))
-                if not got:
-                    raise EOFError("the peer closed the connection")
-                self._early += got
-                self.rx += len(got)
+        if ready & selectors.EVENT_READ and room > 0:
+            self._take(min(room, 1 << 16))
+
+    def _wait(self, why: OSError, events: int, end: float) -> int:
+        """Wait until `end` for `events`, or for what TLS asks for; returns what came, 0 for nothing."""
+        if isinstance(why, ssl.SSLWantReadError):
+            events = selectors.EVENT_READ
+        elif isinstance(why, ssl.SSLWantWriteError):
+            events = selectors.EVENT_WRITE if events == selectors.EVENT_READ else events
+        timeout = max(end - time.monotonic(), 0)
+        if events == selectors.EVENT_READ:  # the common case has its selector ready
+            return events if self._readable.select(timeout) else 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.sock, events)
+            ready = selector.select(timeout)
+        return ready[0][1] if ready else 0
 
     def _ended(self, err: EOFError | OSError) -> EOFError:
         """Close the stream after any failure; an OSError becomes an EOFError."""
+        if self._tls and isinstance(err, (ConnectionError, ssl.SSLEOFError)):  # why may have come before the end
+            try:
+                self.sock.recv(1)
+            except OSError as told:
+                err = told if "ALERT" in (getattr(told, "reason", "") or "") else err
         self.close()
+        if isinstance(err, ssl.SSLError) and not isinstance(err, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return TlsError(err)
         return err if isinstance(err, EOFError) else EOFError(str(err))
 
     def tcp_info(self) -> tuple[int, int] | None:
         """The kernel's (bytes acknowledged, bytes received) here; None where it does not tell."""
-        if not sys.platform.startswith("linux") or self.closed:
-            return None
-        try:
-            raw = self.sock.getsockopt(socket.IPPROTO_TCP, _LINUX_TCP_INFO, 256)
-        except OSError:
-            return None
-        if len(raw) < _ACKED_OFFSET + 16:
-            return None
-        return struct.unpack_from("=QQ", raw, _ACKED_OFFSET)
+        return None if self.closed else tcp_info(self.sock)
+
+
+def tcp_info(sock: socket.socket) -> tuple[int, int] | None:
+    """The kernel's (bytes acknowledged, bytes received) on a TCP socket; None where it does not tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, _LINUX_TCP_INFO, 256)
+    except OSError:
+        return None
+    if len(raw) < _ACKED_OFFSET + 16:
+        return None
+    return struct.unpack_from("=QQ", raw, _ACKED_OFFSET)
+
+
+def part(sock: socket.socket, seconds: float = 1.0) -> None:
+    """Say no more, and take in what still comes: a reset would overtake our last words. Under TLS as well."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(OSError):  # socket's own methods, for a TLS socket that failed has no others
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        for _ in range(64):
+            sock.settimeout(max(end - time.monotonic(), 0.001))
+            if not socket.socket.recv(sock, 1 << 14):
+                return
 
 
 def keep_alive(sock: socket.socket, idle: int = 30, every: int = 10, tries: int = 3) -> None:

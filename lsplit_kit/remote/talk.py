@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
+from ..errors import Busy, FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
 from ..wire.link import NOTHING, ControlHook
 from .protocol import ProtocolViolation, safe_text
-from .stream import FastStream, Stalled, minus, plus
+from .stream import FastStream, Stalled, TlsError, minus, plus
 
 
 class Talk:
@@ -91,8 +91,8 @@ class Talk:
         with self._doubt(name):
             try:
                 value = self._conn.answered(number)
-            except LsplitError:
-                self._note("error", up, self._told(up))
+            except LsplitError as error:
+                self._note("busy" if isinstance(error, Busy) else "error", up, self._told(up))
                 raise
             if type(value) not in kinds:
                 raise ProtocolViolation(f"{name} was answered with {type(value).__name__}")
@@ -119,6 +119,10 @@ class Talk:
             raise HostTimeout(f"The host at {self.address} did not answer {name} within {self.timeout:g} s.") from None
         except ProtocolViolation as err:
             raise FrameError(f"The host broke the wire's rules: {safe_text(err)}.") from None
+        except TlsError as err:
+            if name == "hello":  # what the host thinks of our certificate is said where we connect
+                raise
+            raise HostUnavailable(f"TLS with {self.address} broke in {name}: {safe_text(err)}.") from None
         except (EOFError, OSError):
             raise HostUnavailable(
                 f"The connection to {self.address} broke in {name}; the host may have ended."

@@ -9,14 +9,16 @@ import secrets
 import socket
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import AuthError
 from ..home import home
-from .stream import FastStream
+from .stream import FastStream, part
 
 MAGIC = b"LSPLIT1\n"
 _NONCE, _MAC = 16, 32
+TLS_HERE = b"LSPLITS\n" + bytes(_NONCE + _MAC - 8)  # a host with TLS to a peer without, in the answer's place
 
 
 def new_token() -> bytes:
@@ -28,11 +30,17 @@ def _mac(token: bytes, role: bytes, client: bytes, host: bytes) -> bytes:
     return hmac.new(token, role + client + host, hashlib.sha256).digest()
 
 
-def prove_to_host(stream: FastStream, token: bytes, seconds: float = 5.0) -> None:
-    """The local side of the handshake; raises AuthError when the host does not hold `token`, EOFError."""
+def prove_to_host(stream: FastStream, token: bytes | Callable[[], bytes], seconds: float = 5.0) -> None:
+    """The local side of the handshake; raises AuthError when the host does not hold `token`, EOFError.
+
+    A token that has to be looked for is looked for when the host has answered as one that wants it.
+    """
     end, mine = time.monotonic() + seconds, secrets.token_bytes(_NONCE)
     stream.write(MAGIC + mine, end)
     answer = bytes(stream.read(_NONCE + _MAC, end))
+    if answer == TLS_HERE:
+        raise AuthError("This host speaks TLS only; write rpycs:// in its address, and give certificate= your bundle.")
+    token = token if isinstance(token, bytes) else token()
     theirs, proof = answer[:_NONCE], answer[_NONCE:]
     if not hmac.compare_digest(proof, _mac(token, b"host", mine, theirs)):
         raise AuthError("The token does not match the host's; use the token file of the host that runs now.")
@@ -42,7 +50,12 @@ def prove_to_host(stream: FastStream, token: bytes, seconds: float = 5.0) -> Non
 def prove_to_client(stream: FastStream, token: bytes, seconds: float = 5.0) -> None:
     """The host's side of the handshake; raises AuthError when the peer does not hold `token`, EOFError."""
     end = time.monotonic() + seconds
-    if bytes(stream.read(len(MAGIC), end)) != MAGIC:  # read alone: a stranger is sent away at once
+    first = bytes(stream.read(len(MAGIC), end))  # read alone: a stranger is sent away at once
+    if first.startswith(b"\x16\x03"):  # TLS: its own error for an answer that is none tells the peer's person
+        stream.write(MAGIC, end)
+        part(stream.sock)
+        raise AuthError("The peer speaks TLS, which this host does not.")
+    if first != MAGIC:
         raise AuthError("The peer does not speak this wire.")
     theirs, mine = bytes(stream.read(_NONCE, end)), secrets.token_bytes(_NONCE)
     stream.write(mine + _mac(token, b"host", theirs, mine), end)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import (
+    Busy,
     CacheMiss,
     CodecError,
     FrameError,
@@ -28,11 +29,13 @@ from ..errors import (
 from ..quantization import Codec, codec
 from ..wire.link import InProcess, Link, Loopback, begin
 from ..wire.message import MODES, Exchange, Open, PictureStep, Sent
+from ..wire.patience import Patience
 from ..wire.tap import Where
 from .form import Packer
 from .picture_host import read_answer
 from .tensor_bytes import laid_out, layout_of
 
+TRIES = 3  # of a call whose session was lost
 Shape = tuple[int | None, ...]
 Asked = tuple[int, dict[str, Any], dict[str, list]]  # position in the run, tree of the call, how its tensors cross
 
@@ -54,11 +57,13 @@ class Far:
             raise UnsupportedOption(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
         self.link, self.policy, self.up, self.down = link, mode, codec(up), codec(down)
         self.watchers: list[Callable[[Where, list[Sent], list[Sent], Exchange], None]] = []
+        self.patience = Patience()
         self._session: int | None = None
         self._epoch = self._number = 0
         self.misses = 0  # calls that were not as foretold
         self._shapes: list[list] = []
         self._coders: list[Codec] = []
+        self._past: list[list[Tensor]] = []  # of each output, what a lost session's coder remembered
         self._packer = Packer(self.up)
         self._sent: list[Sent] = []
         self._flight: deque[Flown] = deque()
@@ -79,30 +84,45 @@ class Far:
         No outputs: the host skipped the call, as its `skip` allowed.
         """
         before = self._flight[0].where.step - 1 if self._flight else self._number
-        for last_try in (False, False, True):
-            fresh = self._open()
+        tries, until = TRIES, None
+        while True:
             try:
-                asked = build(fresh)
+                fresh = self._open()
+                asked = self._told(build, fresh)
                 if self._flight and not alike(self._flight[0].asked, asked):
                     self._number, self.misses = before, self.misses + 1
                     self._abandon()
-                    fresh, asked, ahead = self._open(), build(True), lambda asked: []
+                    fresh, ahead = self._open(), lambda asked: []
+                    asked = self._told(build, fresh)
                 if not self._flight:
                     self._launch(
                         [asked, *(ahead(asked) if self._worthwhile() else [])], replay=fresh and self._number > 0
                     )
                 return self._land(dtype, wanted)
             except (CacheMiss, SessionUnknown, HostUnavailable) as lost:
-                if isinstance(lost, CacheMiss) and not self._flight:
-                    self._drop()
-                self._abandon()
-                self._number = before  # a call that has to be made again keeps its number
-                if last_try or isinstance(lost, HostTimeout):
+                self._lose(before, known=isinstance(lost, CacheMiss))
+                tries -= 1
+                if not tries or (isinstance(lost, HostTimeout) and not lost.elsewhere):
                     raise
+            except Busy as busy:
+                self._lose(before, known=True)
+                until = self.patience.wait(busy, until, self.link)
             except BaseException:
                 self._abandon()  # what the host kept of a refused call is not known: the next one begins anew
                 raise
-        raise AssertionError("unreachable")
+
+    def _told(self, build: Callable[[bool], Asked], fresh: bool) -> Asked:
+        """What crosses; a host that begins in the middle of a picture is told what codecs predict from, too."""
+        start, tree, how = build(fresh)
+        return start, {**tree, "past": self._past} if fresh and any(self._past) else tree, how
+
+    def _lose(self, before: int, known: bool) -> None:
+        """Begin anew, in a call that keeps its number; known: whether the host still has the session."""
+        if known and not self._flight:
+            with contextlib.suppress(LsplitError):
+                self._drop()
+        self._abandon()
+        self._number = before
 
     def theirs(self, name: str, ours: Tensor) -> Tensor:
         """`ours` as the host has it, where the last call sent it under this name; else itself."""
@@ -126,6 +146,7 @@ class Far:
                 self._drop()
             self._abandon()
         self._session, self._number = None, 0
+        self._coders, self._past = [], []
 
     def _open(self) -> bool:
         if self._session is not None and self._epoch == self.link.epoch:
@@ -133,7 +154,11 @@ class Far:
         self._abandon()
         terms = Open(self.policy, self.up.spec, self.down.spec)
         self._session = begin(self.link, terms, self.up, self.down)
-        self._epoch, self._shapes, self._coders, self._packer = self.link.epoch, [], [], Packer(self.up)
+        self._past = [coder.remembered() for coder in self._coders] or self._past
+        self._coders = [self.down.coder() for _ in self._past]
+        for coder, past in zip(self._coders, self._past, strict=True):
+            coder.resume(past)
+        self._epoch, self._shapes, self._packer = self.link.epoch, [], Packer(self.up)
         return True
 
     def _worthwhile(self) -> bool:

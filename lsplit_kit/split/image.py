@@ -10,7 +10,7 @@ import torch
 
 from ..card import Card
 from ..errors import PlanError, UnsupportedModel, UnsupportedOption
-from ..wire.link import Link
+from ..wire.link import Link, named
 from .denoiser import RemoteDenoiser
 from .dit import body_dit, count_blocks, local_dit
 from .far import Far
@@ -114,7 +114,7 @@ class SplitPipeline(Card):
         return f"{type(self).__name__} split at {self.cut}", {
             "local": ", ".join(sorted(n for n, c in self.components.items() if c is not None and n != part_of(self))),
             "body": f"parts {self.link.info.start} to {self.link.info.stop - 1} of {self.link.info.model}",
-            "link": getattr(self.link, "address", None) or getattr(self.link, "name", type(self.link).__name__),
+            "link": named(self.link),
             "up": self.remote.up.spec,
             "down": self.remote.down.spec,
             "mode": self.remote.policy,

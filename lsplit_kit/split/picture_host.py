@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Calibration, Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
-from .form import MAX_VALUES, Latent, Unpacker, leaves
-from .picture_limits import check_call
+from .form import MAX_TENSORS, MAX_VALUES, Latent, Unpacker, leaves
+from .picture_limits import MOST_VALUES, check_call
 from .pool import Pool
 from .sessions import Remembered, Sessions
 from .skipping import Past
@@ -23,7 +23,7 @@ from .telling import tensors_of
 from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
-PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone", "skip"}
+PARTS = {"call", "streams", "sync", "latent", "at", "beside", "guide", "alone", "skip", "past"}
 Run = Callable[[dict[str, Any], dict[str, Tensor]], list[Tensor]]
 
 
@@ -40,9 +40,10 @@ class Picture(Remembered):
         self.shapes: list[list] = []
 
     def size(self) -> int:
-        """Bytes of the tensors that came once, of the run and its last noises, and of the last answer."""
+        """Bytes of the tensors that came once or codecs predict from, of the run, its last noises, the last answer."""
         run = (self.run.size() if self.run is not None else 0) + self.past.size()
-        return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2] or b"")
+        kept = sum(tensor.nbytes for tensor in self.forms.kept) + sum(coder.kept for coder in self.coders)
+        return kept + run + len(self.last[2] or b"")
 
 
 class PictureBody(Sessions[Picture, PictureStep]):
@@ -89,6 +90,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         call, guide = tree.get("call"), _guide(tree.get("guide"))
         if type(call) is not dict or not set(call) <= self.arguments:
             raise FrameError(f"The denoiser's arguments are {', '.join(sorted(self.arguments))}.")
+        resumed = self._resumed(s, tree["past"]) if "past" in tree else None
         try:
             with self.pool.computing, torch.inference_mode():
                 if s.policy == "lockstep":
@@ -106,6 +108,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 most = sum(s.down.payload_bytes(tuple(tensor.shape)) for tensor in out)
                 if most > self.info.max_frame - 4096:
                     raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
+                s.coders = s.coders if resumed is None else resumed
                 s.coders += [s.down.coder() for _ in out[len(s.coders) :]]
                 with self.coding():
                     encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
@@ -120,6 +123,22 @@ class PictureBody(Sessions[Picture, PictureStep]):
         said = b"" if shapes == s.shapes else json.dumps(shapes, separators=(",", ":")).encode()
         s.shapes, s.have = shapes, step.start
         return b"".join((bytes([len(said)]), said, *(e.payload for e in encoded)))
+
+    def _resumed(self, s: Picture, past: object) -> list[Codec]:
+        """Coders that go on where those of a lost session ended, one for each list of tensors."""
+        if type(past) is not list or len(past) > MAX_TENSORS or not all(type(part) is list for part in past):
+            raise FrameError("past is a list of tensors for each output.")
+        every = [tensor for part in past for tensor in part]
+        if not all(
+            isinstance(tensor, Tensor) and tensor.is_contiguous() for tensor in every
+        ):  # no shape without values
+            raise FrameError("past is a list of tensors for each output.")
+        if sum(tensor.numel() for tensor in every) > MOST_VALUES:  # one that was sent may be named many times
+            raise LimitExceeded(f"The tensors that a codec goes on from have at most {MOST_VALUES:,} values.")
+        coders = [s.down.coder() for _ in past]
+        for coder, part in zip(coders, past, strict=True):
+            coder.resume(part)
+        return coders
 
     def _note(self, s: Picture, start: int, call: dict[str, Any], guide: dict[str, Any] | None, noise: Tensor) -> None:
         """What the scheduler will step with, and where it is."""

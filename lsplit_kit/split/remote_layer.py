@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..cache import RemoteSlot, adopt
 from ..errors import (
+    Busy,
     CacheMiss,
     CodecError,
     HostTimeout,
@@ -23,9 +24,11 @@ from ..errors import (
 from ..quantization import Encoded, codec
 from ..wire.link import Link, begin
 from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_to_wire
+from ..wire.patience import Patience
 from ..wire.tap import Where
 from .call import Call
 
+TRIES = 3  # of a call whose session was lost
 Watcher = Callable[[Where, list[Sent], list[Sent], Exchange], None]
 
 
@@ -61,6 +64,7 @@ class Remote(nn.Module):
         if self.up.stateful or self.down.stateful:
             raise CodecError("Prediction (+delta) is for the steps of a picture; a language model's tokens have none.")
         self.watchers: list[Watcher] = []
+        self.patience = Patience()
         self.current = threading.local()  # the call under way in this thread: masks do not reach layers as pad counts
         self._closing: deque[tuple[int, int]] = deque()
 
@@ -108,16 +112,18 @@ class Remote(nn.Module):
             raise
 
     def _deliver(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
-        for last_try in (False, False, True):
+        tries, until = TRIES, None
+        while True:
             try:
                 return self._send(slot, call, past)
+            except Busy as busy:
+                until = self.patience.wait(busy, until, self.link)
             except (CacheMiss, SessionUnknown, HostUnavailable) as lost:  # what the host forgot is replayed
-                slot.sent = 0
+                slot.sent, tries = 0, tries - 1
                 if not isinstance(lost, CacheMiss):
                     slot.session = None
-                if last_try or isinstance(lost, HostTimeout):
+                if not tries or (isinstance(lost, HostTimeout) and not lost.elsewhere):
                     raise
-        raise AssertionError("unreachable")
 
     def _send(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
         link = self.link
@@ -183,7 +189,9 @@ class Remote(nn.Module):
         down = Encoded(self.down.spec, (step.batch, step.keep or step.tokens, up.shape[2]), done.payload)
         tensor = self.down.decode(down, slot.history.dtype)
         slot.rows, slot.sent = None, step.start + step.tokens
-        where = Where(kind, slot.session or 0, step.step_no, step.start)
+        where = Where(
+            kind, slot.session or 0, step.step_no, step.start, pads=tuple(slot.pads or ()) if step.pads else ()
+        )
         size = tensor.numel() * tensor.element_size()
         for watch in self.watchers:
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from ..cache import adopt
 from ..card import Card
 from ..errors import UnsupportedOption
-from ..wire.link import Link
+from ..wire.link import Link, named
 from .call import read_call, refuse
 from .graft import decoder_of, local_side
 from .plan import SplitPlan
@@ -89,7 +89,7 @@ class SplitMixin(Card):
         return f"{type(self).__name__} cut in three", {
             "local": f"embedding, the first {self.plan.head} and the last {self.plan.tail} layers, norm, LM head",
             "body": f"layers {info.start} to {info.stop - 1} of {info.model}",
-            "link": getattr(self.link, "address", None) or getattr(self.link, "name", type(self.link).__name__),
+            "link": named(self.link),
             "up": remote.up.spec,
             "down": remote.down.spec,
             "cache": remote.policy,

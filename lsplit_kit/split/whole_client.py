@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FrameError, LsplitError, UnsupportedModel
+from ..errors import Busy, FrameError, LsplitError, UnsupportedModel
 from ..wire.link import Link
 from ..wire.message import Exchange, Open, WholeStep, ints_from_wire, ints_to_wire
+from ..wire.patience import Patience
 from .whole_options import DEFAULT_NEW, PICTURE, TEXT, checked, to_json
 from .whole_picture import from_png
 
@@ -36,9 +37,23 @@ def reply(
 ) -> Iterator[tuple[int, Exchange]]:
     """(token, its exchange), one after the other; up to `window` steps are under way, so one round trip is paid.
 
-    Raises FrameError for an answer that is no token, and what the host answers.
+    A host that is busy is waited for before the first token; afterwards nobody could replay what it has. Raises
+    FrameError for an answer that is no token, and what the host answers.
     """
-    options = checked(options, TEXT)
+    options, patience, until, came = checked(options, TEXT), Patience(), None, 0
+    while True:
+        try:
+            for token in _tokens(link, ids, options, window):
+                came += 1
+                yield token
+            return
+        except Busy as busy:
+            if came:
+                raise
+            until = patience.wait(busy, until, link)
+
+
+def _tokens(link: Link, ids: list[int], options: Mapping[str, Any], window: int) -> Iterator[tuple[int, Exchange]]:
     most, sent = options.get("max_new_tokens", DEFAULT_NEW), 0
     session = begin(link, "token")
     try:
@@ -61,6 +76,15 @@ def reply(
 
 def picture(link: Link, prompt: str, options: Mapping[str, Any]) -> tuple[Image, Exchange]:
     """A picture and its exchange; raises FrameError, LimitExceeded, and what the host answers."""
+    patience, until = Patience(), None
+    while True:
+        try:
+            return _picture(link, prompt, options)
+        except Busy as busy:
+            until = patience.wait(busy, until, link)
+
+
+def _picture(link: Link, prompt: str, options: Mapping[str, Any]) -> tuple[Image, Exchange]:
     session = begin(link, "picture")
     try:
         done = link.step(session, WholeStep(1, to_json(checked(options, PICTURE)), prompt.encode()))

@@ -18,6 +18,15 @@ function render({ model, el }) {
   const rename = () => name(100);
   model.on("change:names", rename);
   rename();
-  return () => { model.off("change:said", say); model.off("change:names", rename); };
+  // In a notebook JupyterLab takes the arrow keys for itself, unless a menu that has the focus asks it not to.
+  const menu = ({ target }) => {
+    if (target.tagName === "SELECT" && target.closest(model.get("panel"))) target.dataset.lmSuppressShortcuts = "true";
+  };
+  document.addEventListener("focusin", menu);
+  return () => {
+    model.off("change:said", say);
+    model.off("change:names", rename);
+    document.removeEventListener("focusin", menu);
+  };
 }
 export default { render };

@@ -14,15 +14,19 @@ from ..data.captures import captures, named
 from ..errors import LsplitError, UnsupportedOption
 from ..figures.arena import Bout, bout_alt, bout_html, bout_png, ladder_html
 from ..figures.paint import shown_at
+from ..figures.painting import canvas_alt
 from ..quantization.registry import specs
 from ..wire.view import OBSERVERS
 from .announcer import Announcer
 from .arena_run import Live, checked_depth, place_of
+from .choice import Choice
+from .picture_tab import PictureTab
 from .readout import STYLE
 from .settings import checked, field
 from .streaming import sentence
 from .worker import Worker
 
+TABS = ("text", "pictures")
 SEES = {name: f"{name}: sees {' and '.join(ways)}" for name, ways in OBSERVERS.items()}
 PROMPT = "My PIN is 4071, do not write it down."
 NOTE = (
@@ -31,29 +35,10 @@ NOTE = (
 )
 
 
-class Choice:
-    """An attribute that is the value of a control; what the control does not offer is refused with a sentence."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, panel: Any, owner: type) -> Any:
-        return self if panel is None else panel.controls[self.name].value
-
-    def __set__(self, panel: AttackArena, value: Any) -> None:
-        control = panel.controls[self.name]
-        if panel.live and self.name in ("depth", "codec"):
-            value = checked_depth(value, None) if self.name == "depth" else checked("codec", value, [])
-        else:
-            offered = [o[1] if isinstance(o, tuple) else o for o in control.options]
-            if isinstance(value, bool) or value not in offered:
-                raise UnsupportedOption(f"Unknown {self.name} {value!r}; choose one of {', '.join(map(str, offered))}.")
-        control.value = value
-
-
 class AttackArena(W.VBox):
     """A panel of attacks: an observer, its knowledge and an attack, a cut and a codec; then tokens, bits and cost.
 
+    A second tab, tab="pictures", has what attacks paint of recorded pictures: `pictures` with settings of its own.
     By default the results are recorded ones, and no model is needed. live: type a prompt, choose any depth, and Run
     attacks it on `model` (a language model, or its name). The settings can be set from code too; what does not fit
     raises an LsplitError. What an attack would refuse is shown as its sentence.
@@ -64,9 +49,11 @@ class AttackArena(W.VBox):
     def __init__(
         self, observer: str = "eavesdrop_up", knowledge: str = "public", attack: str = "PrototypeLDA",
         depth: int | None = None, codec: str | None = None, number: int = 1, live: bool = False, model: Any = "smollm2",
-        prompt: str = PROMPT,
+        prompt: str = PROMPT, tab: str = "text",
     ) -> None:  # fmt: skip
         self.live = bool(live)
+        self.free = {"depth": lambda value: checked_depth(value, None), "codec": lambda v: checked("codec", v, [])}
+        self.free = self.free if self.live else {}
         self.announcer = Announcer(panel=".attack-arena", handles=".arena-knob .noUi-handle", names=[])
         self._moving, self._ladders = True, {}  # type: ignore[var-annotated]
         self._controls()
@@ -83,10 +70,15 @@ class AttackArena(W.VBox):
             self.worker.cancel_button.description = "Stop"
             self.target = Live(model, self._step)
             boxes += [W.HTML(f"<p class='arena-note' style='line-height:1.5;margin:4px 0'>{NOTE}</p>"), self.worker]
-        super().__init__([
-            W.HTML(STYLE, layout={"height": "0", "margin": "0"}), *boxes, self.charts, self.table, self.announcer,
-        ])  # fmt: skip
+        parts = [*boxes, self.charts, self.table]
+        if not self.live:
+            self.pictures = PictureTab(SEES, self._say)
+            self.tabs = W.Tab([W.VBox(parts), self.pictures], titles=("Text", "Pictures"))
+            self.tabs.observe(lambda change: self._say(self._said()), "selected_index")
+            parts = [self.tabs]
+        super().__init__([W.HTML(STYLE, layout={"height": "0", "margin": "0"}), *parts, self.announcer])
         self.add_class("attack-arena")
+        self.tab = tab
         self.observer, self.knowledge, self.attack = observer, knowledge, attack
         self.depth = depth if depth is not None else 2 if self.live else self.controls["depth"].options[-1]
         self.codec = ("fp32" if self.live else "int8:token") if codec is None else codec
@@ -157,9 +149,26 @@ class AttackArena(W.VBox):
         return recorded(named("smollm2", self.depth, self.codec))
 
     @property
+    def tab(self) -> str:
+        """ "text" or "pictures", whichever is in front; a live panel has text only."""
+        return "text" if self.live else TABS[self.tabs.selected_index or 0]
+
+    @tab.setter
+    def tab(self, name: str) -> None:
+        if name not in TABS:
+            raise UnsupportedOption(f'tab takes "text" or "pictures", got {name!r}.')
+        if self.live and name != "text":
+            raise UnsupportedOption("A live panel attacks text; the pictures are recorded: lk.AttackArena().")
+        if not self.live:
+            self.tabs.selected_index = TABS.index(name)
+
+    def _said(self) -> str:
+        return bout_alt(self.bout) if self.tab == "text" else canvas_alt(self.pictures.canvas)
+
+    @property
     def text(self) -> str:
-        """What there is to see, in lines of at most 72 characters."""
-        return textwrap.fill(bout_alt(self.bout), 72)
+        """What there is to see in the tab in front, in lines of at most 72 characters."""
+        return textwrap.fill(self._said(), 72)
 
     def run(self, wait: bool = True) -> Bout | None:
         """Run a live panel's attack in a thread; waits, and returns the result, None where there is none.
@@ -248,6 +257,6 @@ class AttackArena(W.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle or {})
-        png = bout_png(self.bout)
+        png = bout_png(self.bout) if self.tab == "text" else self.pictures.png
         bundle |= {"image/png": base64.b64encode(png).decode("ascii"), "text/plain": self.text}
         return bundle, {"image/png": shown_at(png)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CaptureError
 from .sealed import Sealed, Truth
-from .tap import Crossing, said
+from .tap import Crossing, said, seen_by
 from .view import View, decoded, view
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Capture(Card):
         manifest = {
             "format": FORMAT, "kit": __version__, "torch": torch.__version__, "fingerprint": info.fingerprint,
             "model": info.model, "layers": [info.start, info.stop], "width": info.width,
-            "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec,
+            "policy": remote.policy, "up": remote.up.spec, "down": remote.down.spec, "hosts": len(tap.hosts),
         }  # fmt: skip
         return cls(manifest, tuple(tap.crossings), tuple(tap.clock), None if truth is None else Sealed(truth))
 
@@ -63,7 +63,10 @@ class Capture(Card):
             raise CaptureError(f"{path} is a folder; give the capture a file name in it, such as run.lsplit.")
         if not path.parent.is_dir():
             raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
-        rows = {"crossings": [c[:-1] for c in self.crossings], **({"clock": self.clock} if self.clock else {})}
+        rows = {
+            "crossings": [[*c[:11], c.pads] for c in self.crossings],
+            **({"clock": self.clock} if self.clock else {}),
+        }
         tensors = {
             f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
             for i, c in enumerate(self.crossings)
@@ -89,7 +92,7 @@ class Capture(Card):
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing._make([*row[:6], tuple(row[6]), *row[7:], data.get(f"{i:06d}", b"")])
+                    Crossing._make([*row[:6], tuple(row[6]), *row[7:11], data.get(f"{i:06d}", b""), tuple(*row[11:])])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
                 clock = tuple(map(float, manifest.pop("clock", ())))
@@ -129,4 +132,5 @@ class Capture(Card):
             "codecs": f"{m['up']} up, {m['down']} down",
             "cache": m["policy"],
             **said(self.crossings),
+            **seen_by(m.get("hosts", 1)),
         }

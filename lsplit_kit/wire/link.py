@@ -52,7 +52,10 @@ class BodyHost(Protocol):
 
 
 class Link(Protocol):
-    """Carries steps to one body. `epoch` changes when every session number given so far has died."""
+    """Carries steps to one body. `epoch` changes when every session number given so far has died.
+
+    A link to several hosts also has `host`, the number of the one in use, and tells `on_control` of a move ("moved").
+    """
 
     info: HostInfo
     epoch: int
@@ -98,6 +101,12 @@ class Link(Protocol):
 def about(info: HostInfo) -> dict[str, object]:
     """What a link's host said of itself, as far as people ask."""
     return {"body": f"layers {info.start} to {info.stop - 1} of {info.model}", "dtype": info.dtype}
+
+
+def named(link: Link) -> str:
+    """A link as the card of what is split over it names it: where its host is, or how its frames travel."""
+    known = (getattr(link, name, None) for name in ("said", "address", "name"))
+    return next((text for text in known if text), type(link).__name__)
 
 
 def begin(link: Link, terms: Open, *codecs: Codec) -> int:

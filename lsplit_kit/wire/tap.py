@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 # TCP's, the token's, and hello's; nobody waits for a connection that is gone, or for an answer that nobody reads
-TRIPS = {"hello": 3, "lost": 0, "dropped": 0}
+TRIPS = {"hello": 3, "lost": 0, "dropped": 0, "moved": 0}
+
+
+GREETINGS = ("hello", "moved")  # after these a host has seen nothing yet
 
 
 class Tapped(Protocol):
@@ -33,6 +36,7 @@ class Where(NamedTuple):
     """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten.
 
     behind: nobody waited for this step's round trip; it was under way behind another one, or did not cross at all.
+    pads: left-pad positions of each row, where the step says so.
     """
 
     kind: str
@@ -40,6 +44,7 @@ class Where(NamedTuple):
     step: int
     start: int
     behind: bool = False
+    pads: tuple[int, ...] = ()
 
 
 class Crossing(NamedTuple):
@@ -47,6 +52,7 @@ class Crossing(NamedTuple):
 
     tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
     in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor).
+    pads: left-pad positions of each row, where the frame says so.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Crossing(NamedTuple):
     payload: int
     frame: int
     data: bytes
+    pads: tuple[int, ...] = ()
 
 
 class Tap(Card):
@@ -79,6 +86,7 @@ class Tap(Card):
         self.model = model
         self.crossings: list[Crossing] = []
         self._trips = 0
+        self.hosts: set[int] = set()  # of several hosts, the numbers of those that were sent something
         self.clock: list[float] = []
         self.heard = heard
         self._before: dict[str, tuple[int, int]] | None = None
@@ -102,12 +110,15 @@ class Tap(Card):
 
     def _watch(self, where: Where, up: Sequence[Sent], down: Sequence[Sent], done: Exchange) -> None:
         self._trips += not where.behind
+        self.hosts.add(getattr(self.remote.link, "host", 1))
         for direction, tensors, frame in (("up", up, done.frame_up), ("down", down, done.frame_down)):
             rest = sum(len(s.encoded.payload) for s in tensors[1:])
             for number, (name, (spec, shape, payload), tensor) in enumerate(tensors):
                 framed = 0 if not frame else len(payload) if number else frame - rest
                 self.crossings.append(
-                    Crossing(name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload)
+                    Crossing(
+                        name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload, where.pads
+                    )
                 )
             if not tensors:  # a frame of control fields only
                 self.crossings.append(Crossing("", *where[:4], direction, (), "", 0, 0, frame, b""))
@@ -115,8 +126,12 @@ class Tap(Card):
 
     def _control(self, kind: str, frame_up: int, frame_down: int) -> None:
         self._trips += TRIPS.get(kind, 1)
+        host = getattr(self.remote.link, "host", 1)
+        if kind not in GREETINGS:
+            self.hosts.add(host)
+        name = f"to host {host}" if kind == "moved" else ""
         for direction, frame in (("up", frame_up), ("down", frame_down)):
-            self.crossings.append(Crossing("", kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
+            self.crossings.append(Crossing(name, kind, 0, 0, 0, direction, (), "", 0, 0, frame, b""))
         self._note()
         if self._outer:
             self._outer(kind, frame_up, frame_down)
@@ -174,7 +189,7 @@ class Tap(Card):
         if self._before is None:
             return "Tap: not listening", {"use": "with lk.tap(lm) as wire: lm.generate(...)"}
         steps = len({(c.session, c.step) for c in self.crossings if c.step})
-        return f"Tap: {steps} steps", said(self.crossings)
+        return f"Tap: {steps} steps", {**said(self.crossings), **seen_by(len(self.hosts))}
 
 
 def said(crossings: Iterable[Crossing]) -> dict[str, object]:
@@ -183,6 +198,11 @@ def said(crossings: Iterable[Crossing]) -> dict[str, object]:
     for c in crossings:
         counts[c.direction] = [a + b for a, b in zip(counts[c.direction], (c.tensor, c.payload, c.frame), strict=True)]
     return {d: f"{t:,} tensor, {p:,} payload, {f:,} frame bytes" for d, (t, p, f) in counts.items()}
+
+
+def seen_by(hosts: int) -> dict[str, object]:
+    """A line of a card where several hosts saw the crossings: after a move, all that came before as well."""
+    return {"hosts": f"{hosts} hosts saw these crossings"} if hosts > 1 else {}
 
 
 def tap(model: Tapped, heard: Callable[[], None] | None = None) -> Tap:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..card import Card
-from ..errors import UnsupportedOption
+from ..errors import CodecError, UnsupportedOption
 from ..quantization import Codec, Encoded, codec
 from .tap import Crossing
 
@@ -65,25 +66,29 @@ class View(Card):
             raise UnsupportedOption(f"{self.observer} does not see what goes {direction}.")
 
     def conversations(self) -> list[Conversation]:
-        """The hidden vectors of every row of every session, by position."""
+        """The hidden vectors of every row of every session, by position; padding on the left is none of it."""
+        padded: dict[int, tuple[int, ...]] = {}
         rows: dict[tuple[int, int], dict[str, dict[int, Tensor]]] = {}
         withdrawn: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
         for c, tensor in decoded(self.crossings):
             if c.name != "hidden":
                 continue
             sent = self.steps.get((c.session, c.step), c.shape[1])
-            for row, vectors in enumerate(tensor):
-                key = (c.session, row)
+            if c.start == 0:  # a step that begins anew says it again
+                padded[c.session] = c.pads or (0,) * c.shape[0]
+            for row, whole in enumerate(tensor):
+                key, pads = (c.session, row), padded.get(c.session, (0,) * c.shape[0])[row]
+                first = c.start if c.direction == "up" else c.start + sent - len(whole)
+                vectors, first = whole[max(0, pads - first) :], max(0, first - pads)
                 heard = rows.setdefault(key, {"up": {}, "down": {}})[c.direction]
                 if c.direction == "up":
-                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= c.start]
-                    fresh = dict(zip(range(c.start, c.start + len(vectors)), vectors, strict=True))
+                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= first]
+                    fresh = dict(zip(range(first, first + len(vectors)), vectors, strict=True))
                     # what comes once more at the same place is no other word
                     gone = [(p, v) for p, v in again if p not in fresh or not torch.equal(v, fresh[p])]
                     withdrawn.setdefault(key, []).extend(gone)
                     heard.update(fresh)
                 else:
-                    first = c.start + sent - len(vectors)
                     heard.update(zip(range(first, first + len(vectors)), vectors, strict=True))
         return [
             Conversation(*key, _heard(sorted(h["up"].items())), _heard(sorted(h["down"].items())),
@@ -121,12 +126,32 @@ def view(capture: Capture, observer: str) -> View:
 def decoded(crossings: Iterable[Crossing]) -> Iterator[tuple[Crossing, Tensor]]:
     """Each crossing that carries a coded tensor, with the tensor [B, T, d]."""
     coders: dict[tuple, Codec] = {}
+    latest: dict[str, Codec] = {}  # by what comes down
+    told: list[Crossing] = []  # what a session that was begun anew predicts from
     for c in crossings:
+        told += [c] if c.name.startswith("past.") else []
         if c.codec and not c.codec.startswith(("raw:", "whole:")):
-            key = (c.session, c.name, c.direction)
-            if key not in coders or c.kind == "replay":  # a session that was begun anew has no past
-                coders[key] = codec(c.codec).coder()
-            yield c, coders[key].decode(Encoded(c.codec, c.shape, c.data))
+            key, encoded = (c.session, c.name, c.direction), Encoded(c.codec, c.shape, c.data)
+            if key not in coders or c.kind == "replay":
+                coders[key] = begun_anew(c, told) if c.kind == "replay" else codec(c.codec).coder()
+            coder = coders[key]
+            try:
+                tensor = coder.decode(encoded)
+            except CodecError:  # what went up was not heard; what came down before was
+                if not coder.stateful or c.kind != "replay" or coder.remembered() or c.name not in latest:
+                    raise
+                coder.resume(latest[c.name].remembered())
+                tensor = coder.decode(encoded)
+            latest[c.name] = coder
+            yield c, tensor
+
+
+def begun_anew(c: Crossing, before: Iterable[Crossing]) -> Codec:
+    """A coder for what comes down in a session that was begun anew: its past went up with the same call."""
+    coder, name = codec(c.codec).coder(), f"past.{c.name.removeprefix('out') or '0'}."
+    told = [a for a in before if (a.session, a.step) == (c.session, c.step) and a.name.startswith(name)]
+    coder.resume([torch.from_numpy(np.frombuffer(a.data, "<f4").copy()).reshape(a.shape) for a in told])
+    return coder
 
 
 def _heard(items: list[tuple[int, Tensor]]) -> Heard:

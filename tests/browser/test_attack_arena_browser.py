@@ -2,12 +2,16 @@
 
 from jupyter_page import MARKS, lab, one_cell, page_of, screenshots, serious
 
+from lsplit_kit.attacks.pictures.recorded import recorded_pictures
 from lsplit_kit.attacks.recorded import recorded
 
 pytestmark = MARKS
 DRAWN, PANEL = ".arena-charts .reading-text", ".attack-arena"
 SMALL = """import lsplit_kit as lk
 panel = lk.AttackArena(depth=1)
+panel"""
+PICTURES = """import lsplit_kit as lk
+panel = lk.AttackArena()
 panel"""
 LIVE = """import lsplit_kit as lk
 panel = lk.AttackArena(live=True, model="toy-llama", depth=2, attack="VocabMatch", prompt="Tell the doctor")
@@ -37,6 +41,24 @@ def choose(page, name, index):
     """Take an entry of a menu."""
     page.locator(f".arena-{name} select").focus()
     page.locator(f".arena-{name} select").select_option(index=index)
+
+
+# What a reader sees in the picture tab: loaded pictures, the step that is marked, figures, and what is said aloud.
+PAINTED = """() => {
+  const all = where => [...document.querySelectorAll(`.paint-tab ${where}`)];
+  const figures = document.querySelector('.paint-figures');
+  return {loaded: all('.paint-canvas img').filter(e => e.naturalWidth && e.alt).length,
+          step: figures ? Number(figures.dataset.step) : -1, psnr: figures ? Number(figures.dataset.psnr) : -1,
+          marked: all('.paint-frame').findIndex(e => e.ariaCurrent === 'step') + 1,
+          refused: document.querySelector('.paint-refused')?.textContent ?? '',
+          now: document.querySelector('.paint-table [aria-current] th')?.textContent ?? '',
+          said: document.querySelector('.lsplit-said').textContent}; }"""
+
+
+def wait_painted(page, **wanted):
+    """Until all of these are so in the picture tab, words somewhere in it; then what is seen."""
+    page.wait_for_function(WAIT.replace(SEEN, PAINTED), arg=wanted, timeout=20_000)
+    return page.evaluate(PAINTED)
 
 
 def narrow(page):
@@ -97,4 +119,34 @@ def test_a_live_run(tmp_path):
         assert seen["right"] > 10
         screenshots(page, tmp_path, "arena-live", PANEL)
         assert narrow(page) == []
+    assert serious(errors) == []
+
+
+def test_pictures(tmp_path):
+    one_cell(tmp_path, PICTURES)
+    errors = []
+    found = recorded_pictures("emoji-ldm.lockstep.int8")
+    with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
+        page.locator(f"{PANEL} [role=tab][aria-selected=true]").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".paint-attack select", state="visible", timeout=10_000)
+        wait_painted(page, loaded=10, step=8, marked=8, now="ReplaySampler", said="equal to the learner's")
+        page.locator(".paint-observer select").focus()
+        page.keyboard.press("End")
+        wait_painted(page, refused="eavesdrop_down does not see what goes up", loaded=0)
+        page.locator(".paint-attack select").focus()
+        page.keyboard.press("ArrowDown")
+        wait_painted(page, refused="does not see what goes up", now="OwnReplay", said="OwnReplay by eavesdrop_down")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        wait_painted(page, now="FittedTelescope", loaded=10, said="no prompt is read")
+        page.locator(".paint-step [role=slider], .paint-step .noUi-handle").first.focus()
+        for _ in range(3):
+            page.keyboard.press("ArrowLeft")
+        seen = wait_painted(page, step=5, marked=5, said="after step 5 of 8")
+        assert abs(seen["psnr"] - found.strip("FittedTelescope", "eavesdrop_down").psnr[4]) < 1e-3
+        screenshots(page, tmp_path, "arena-pictures", PANEL)
+        assert narrow(page) == []
+        screenshots(page, tmp_path, "arena-pictures-narrow", PANEL)
     assert serious(errors) == []

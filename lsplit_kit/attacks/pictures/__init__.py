@@ -5,6 +5,7 @@ from .clean import CleanEstimate
 from .fitted import FittedTelescope
 from .inversion import HiddenInversion
 from .painted import Strip, paint, strongest
+from .prior import MeanPicture
 from .prompt import PromptMatch
 from .record import record_picture
 from .replay import OwnReplay, ReplaySampler
@@ -12,7 +13,7 @@ from .report import PictureReport, prompts_exact, report_pictures
 from .telescope import Telescope
 
 __all__ = [
-    "CleanEstimate", "FittedTelescope", "HiddenInversion", "OwnReplay", "Painted", "PictureAttack", "PictureReport",
-    "PromptMatch", "ReplaySampler", "Strip", "Telescope", "paint", "picture_knowledge", "prompts_exact",
-    "record_picture", "report_pictures", "strongest",
+    "CleanEstimate", "FittedTelescope", "HiddenInversion", "MeanPicture", "OwnReplay", "Painted", "PictureAttack",
+    "PictureReport", "PromptMatch", "ReplaySampler", "Strip", "Telescope", "paint", "picture_knowledge",
+    "prompts_exact", "record_picture", "report_pictures", "strongest",
 ]  # fmt: skip

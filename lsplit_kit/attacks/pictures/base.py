@@ -75,12 +75,21 @@ class PictureAttack(Attack):
         return super().reconstruct(view)  # type: ignore[return-value]
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
-        if not self.inside and cut_of(view):
-            raise UnsupportedOption(
-                f"{type(self).__name__} reads latents and noise, and this cut lies inside; use HiddenInversion."
-            )
+        self.fits(cut_of(view))
 
-    inside: ClassVar[bool] = False  # whether the attack is for a cut inside the denoiser
+    inside: ClassVar[bool | None] = False  # whether the attack is for a cut inside the denoiser; None: for either
+
+    @classmethod
+    def fits(cls, cut: int) -> None:
+        """Raise UnsupportedOption where the attack is not for a cut in front of which so many parts stand."""
+        if cls.inside is False and cut:
+            raise UnsupportedOption(
+                f"{cls.__name__} reads latents and noise, and this cut lies inside; use HiddenInversion."
+            )
+        if cls.inside and not cut:
+            raise UnsupportedOption(
+                f"{cls.__name__} is for a cut inside; at the denoiser the latents themselves cross."
+            )
 
     def _reconstruct(self, view: View) -> Painted:  # type: ignore[override]
         latents, steps, pictures = [], [], []

@@ -39,8 +39,7 @@ class FittedTelescope(PictureAttack):
         super()._fit(view, knowledge)
         calls = runs(view)[0].calls
         self.scale_ = usual(knowledge.model) if self.guidance is None else self.guidance
-        key = ("own pictures", calls, self.pictures, self.scale_)
-        noises, latents = shelved(knowledge, key, lambda: drawn(knowledge, calls, self.pictures, self.scale_))
+        noises, latents = own_pictures(knowledge, calls, self.pictures, self.scale_)
         self.middle_, self.mean_ = noises.mean(0), latents.mean(0)
         x = (noises - self.middle_).transpose(0, 1).flatten(1).double()  # [calls, values]
         y = (latents - self.mean_).flatten().double()
@@ -60,6 +59,12 @@ class FittedTelescope(PictureAttack):
 
     def _notes(self) -> dict[str, Any]:
         return {"own pictures": self.pictures, "guidance": self.scale_}
+
+
+def own_pictures(knowledge: Knowledge, calls: int, count: int, scale: float | None) -> tuple[Tensor, Tensor]:
+    """What `drawn` gives, drawn once for all attacks; scale: the pipeline's usual one if None."""
+    scale = usual(knowledge.model) if scale is None else scale
+    return shelved(knowledge, ("own pictures", calls, count, scale), lambda: drawn(knowledge, calls, count, scale))
 
 
 @torch.inference_mode()

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...errors import UnsupportedOption
 from ...wire.view import OBSERVERS, View
 from ..knowledge import Knowledge
 from .base import Painted, PictureAttack, cut_of, drawer
@@ -39,7 +38,7 @@ class HiddenInversion(PictureAttack):
     """
 
     requires: ClassVar[tuple[str, ...]] = (*PictureAttack.requires, "denoiser", "layer")
-    inside: ClassVar[bool] = True
+    inside: ClassVar[bool | None] = True
 
     def __init__(
         self,
@@ -54,10 +53,7 @@ class HiddenInversion(PictureAttack):
         self.joint, self.guidance = joint, guidance
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
-        if not cut_of(view):
-            raise UnsupportedOption(
-                "HiddenInversion is for a cut inside; at the denoiser the latents themselves cross."
-            )
+        self.fits(cut_of(view))
         self.depth_ = cut_of(view) - 1
         self.own_: Tensor | None = None
         if knowledge.text and knowledge.has("text encoder") and self.queries:

@@ -18,7 +18,7 @@ from ...wire.view import View
 from ..attack import Attack, Reconstruction
 from ..knowledge import Knowledge
 from ..search import BEST, Search
-from ..study import counted, shelved, windows
+from ..study import counted, shelved
 from .encoder import Encoder
 from .run import runs
 
@@ -50,8 +50,7 @@ class PromptMatch(Attack):
         self.spec_ = view.manifest["up"]
         self.exact_ = not loses(self.spec_, torch.float32)
         vocabulary = self.encoder_.vocabulary
-        known = windows_of(knowledge)
-        self.log_prior_ = counted(known, vocabulary)
+        self.log_prior_ = counted(words_of(knowledge), vocabulary)
         self.rows_ = self.encoder_.table
 
     @torch.inference_mode()
@@ -168,11 +167,11 @@ class PromptMatch(Attack):
         return bool((wire.decode(wire.encode(made)) == crossed).float().mean() > SAME)
 
 
-def windows_of(knowledge: Knowledge) -> Tensor:
+def words_of(knowledge: Knowledge) -> Tensor:
     """The tokens of the attacker's own texts, as one row; none where there is no text."""
-    if not knowledge.text:
-        return torch.empty(0, dtype=torch.long)
-    return windows(knowledge)[0].flatten()
+    tok = knowledge.tokenizer
+    found = [torch.tensor(tok(passage, verbose=False)["input_ids"]) for passage in knowledge.text or ()]
+    return torch.cat([torch.empty(0, dtype=torch.long), *found])
 
 
 def _negative(text: Tensor) -> bool:

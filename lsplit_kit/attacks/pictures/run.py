@@ -93,7 +93,7 @@ def _up(run: Run, call: int, c: Crossing, tensor: Tensor) -> None:
         run.latents[call] = tensor
     elif c.name == "timestep":
         run.times[call] = tensor
-    elif not c.name.startswith(("sync.", "at")) and (c.name != TEXT or TEXT not in run.given):
+    elif not c.name.startswith(("sync.", "at", "past.")) and (c.name != TEXT or TEXT not in run.given):
         run.given[c.name] = tensor
 
 

@@ -1,0 +1,188 @@
+"""A class's certificates: a throw-away authority, a certificate for the host, and one PEM file for each student."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UnsupportedOption
+from .authority import Authority
+from .protocol import safe_text
+from .tls import LOOPBACK
+
+MOST_STUDENTS, MOST_DAYS, DAYS = 1000, 3650, 200
+RESERVED = {"token", "anyone", "host"}  # what the host calls a peer that has no name of its own
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_PARTS = {"ca.pem", "README.txt", "host", "students"}
+_README = """A class of lsplit_kit, valid until {until:%Y-%m-%d}. Keep this folder to yourself.
+
+host/host.pem      for the machine that runs the host, and for nobody else:
+                     lsplit host --tls host
+students/NAME.pem  one for each student, who is known to the host by this name:
+                     lk.split(model, body="rpycs://HOST:PORT", certificate="NAME.pem")
+ca.pem             no secret; all that a student needs, beside the token, with: lsplit host --tls host --auth token
+
+The host's certificate is for {names}. Nothing can be added to a class, because the key of its authority was not kept,
+and no file can be called back: for that, make another class.
+"""
+
+
+class Class(NamedTuple):
+    """What `make_class` wrote: its folder, the names of the host's certificate, the students, and the last day."""
+
+    folder: Path
+    hosts: tuple[str, ...]
+    students: tuple[str, ...]
+    until: datetime
+
+
+def make_class(
+    folder: str | os.PathLike[str] = "class",
+    students: int | Sequence[str] = 30,
+    *,
+    hosts: Sequence[str] = (),
+    days: int = DAYS,
+    overwrite: bool = False,
+) -> Class:
+    """Write a class of `students` (a number, or names) to `folder`, all of it or nothing; returns what it wrote.
+
+    hosts: names and addresses of the host's machine beside this machine's name and loopback; days: how long it is
+    valid; overwrite: replace a class that is there. Raises UnsupportedOption.
+    """
+    folder = Path(folder).absolute()
+    names = _numbered(students) if isinstance(students, int) else check_names(students)
+    known = _host_names(hosts)
+    if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= MOST_DAYS:
+        raise UnsupportedOption(f"A class is valid for 1 to {MOST_DAYS} days, got {days!r}.")
+    now = datetime.now(UTC).replace(microsecond=0)
+    made = Class(folder, known, names, now + timedelta(days=days))
+    try:
+        _check_place(folder, overwrite)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # for this user only
+        try:
+            _write(draft, made, Authority(now - timedelta(days=1), made.until))  # clocks differ
+            _move(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as err:
+        raise UnsupportedOption(f"The class cannot be written to {folder} ({err.strerror or err}).") from None
+    return made
+
+
+def read_roster(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names in a text file, one a line; blank lines and those that begin with # do not count."""
+    try:
+        lines = Path(path).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        why = err.strerror if isinstance(err, OSError) else "it is no text in UTF-8"
+        raise UnsupportedOption(f"The list of names {path} cannot be read: {why}.") from None
+    return check_names([line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")])
+
+
+def check_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The students' names, which become file names and common names; raises UnsupportedOption."""
+    found, seen = tuple(names), set[str]()
+    _check_many(len(found))
+    for name in found:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+            raise UnsupportedOption(
+                f"{safe_text(name)!r} cannot be a student's name: it becomes a file name, so it takes 1 to 64 of the "
+                "letters a to z, digits, and . _ - @ between them."
+            )
+        if name.lower() in seen | RESERVED:  # file systems may not tell capitals apart
+            why = "is in the list twice" if name.lower() in seen else "is a word that the host uses itself"
+            raise UnsupportedOption(f"The name {name!r} {why}; give every student a name of their own.")
+        seen.add(name.lower())
+    return found
+
+
+def _numbered(many: int) -> tuple[str, ...]:
+    _check_many(many)
+    return tuple(f"student-{number:0{max(2, len(str(many)))}}" for number in range(1, many + 1))
+
+
+def _check_many(many: int) -> None:
+    if isinstance(many, bool) or not 1 <= many <= MOST_STUDENTS:
+        raise UnsupportedOption(f"A class has 1 to {MOST_STUDENTS} students, got {many}.")
+
+
+def _host_names(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Loopback, `hosts`, and this machine's name where it is one, each once."""
+    for host in hosts:
+        if not _is_host(host):
+            raise UnsupportedOption(
+                f"{safe_text(host)!r} is no machine's name or address; write it as in rpycs://NAME:PORT, without the "
+                "port: gpu.example.org or 192.0.2.7."
+            )
+    here = socket.gethostname()
+    return tuple(dict.fromkeys([*LOOPBACK, *hosts, *([here] if _is_host(here) else [])]))
+
+
+def _is_host(name: object) -> bool:
+    if not isinstance(name, str):
+        return False
+    try:
+        return not ipaddress.ip_address(name).is_unspecified
+    except ValueError:
+        labels = name.split(".")
+        return len(name) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    if not folder.parent.is_dir():
+        raise UnsupportedOption(f"There is no folder {folder.parent} to put the class in.")
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise UnsupportedOption(
+            f"{folder} is there already; take another folder, or replace it (--overwrite): bundles that were handed "
+            "out are worth nothing then."
+        )
+    inside = set[str]()
+    if folder.is_dir() and not folder.is_symlink():
+        inside = {each.name for each in folder.iterdir()}
+        bundles = [each for part in ("host", "students") for each in (folder / part).glob("*")]
+        inside |= {each.name for each in bundles if each.suffix != ".pem"}
+    if "ca.pem" not in inside or inside - _PARTS:
+        raise UnsupportedOption(f"{folder} is no class, or holds other files as well; it is not replaced.")
+
+
+def _write(folder: Path, made: Class, authority: Authority) -> None:
+    for part in ("host", "students"):
+        (folder / part).mkdir(mode=0o700)
+    _private(folder / "host" / "host.pem", authority.issue("host", made.hosts))
+    for name in made.students:
+        _private(folder / "students" / f"{name}.pem", authority.issue(name))
+    (folder / "ca.pem").write_bytes(authority.pem)
+    (folder / "README.txt").write_text(_README.format(until=made.until, names=", ".join(made.hosts)), "utf-8")
+
+
+def _private(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def _move(draft: Path, folder: Path) -> None:
+    """Put the new class where it belongs; an old one is out of the way for a moment, and back if that fails."""
+    old = draft.with_name(f"{draft.name}.old")
+    if not os.path.lexists(folder):
+        os.rename(draft, folder)
+        return
+    try:
+        os.rename(folder, old)
+        os.rename(draft, folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""The door of a host: who is let in, by what proof, and under which name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import time
+
+from ..errors import AuthError
+from .stream import FastStream, part
+from .tls import common_name
+from .token import TLS_HERE, prove_to_client
+
+TOKEN, ANYONE = "token", "anyone"  # the names of peers that have none
+log = logging.getLogger("lsplit_kit.host.who")  # who came, who left, who was refused; never what they sent
+
+
+class Door:
+    """Lets a peer in that proves the token, or over TLS, as `mode` says, a certificate, the token or nothing.
+
+    seconds: for everything that a stranger does before it is let in.
+    """
+
+    def __init__(self, token: bytes, tls: ssl.SSLContext | None, mode: str, seconds: float) -> None:
+        self.tls, self.seconds, self._token = tls, seconds, token
+        self.mode = mode if tls is not None else "token"  # without TLS nobody comes in without it
+
+    def let_in(self, sock: socket.socket, deadline: float, clients: set[socket.socket]) -> tuple[FastStream, str]:
+        """The stream to a peer and the peer's name; what has to be ended with the server is put into `clients`.
+
+        Raises AuthError, EOFError, OSError; the socket is closed then.
+        """
+        end = time.monotonic() + self.seconds
+        sock.settimeout(self.seconds)
+        if self.tls is not None:
+            sock = self._wrapped(self.tls, sock, clients)
+        try:
+            name = TOKEN
+            if isinstance(sock, ssl.SSLSocket):
+                sock.settimeout(max(end - time.monotonic(), 0.001))
+                sock.do_handshake()
+                if sock.selected_alpn_protocol() is None:
+                    raise AuthError("the peer speaks TLS, but not this wire")
+                name = common_name(sock) if self.mode == "certificate" else TOKEN if self.mode == "token" else ANYONE
+            stream = FastStream(sock, deadline)
+            if self.mode == "token":
+                prove_to_client(stream, self._token, max(end - time.monotonic(), 0.001))
+            return stream, name
+        except BaseException as err:
+            if isinstance(err, ssl.SSLError):  # the peer finds the reason among the last bytes
+                part(sock)
+            clients.discard(sock)
+            with contextlib.suppress(OSError):
+                sock.close()
+            raise
+
+    @staticmethod
+    def _wrapped(tls: ssl.SSLContext, sock: socket.socket, clients: set[socket.socket]) -> socket.socket:
+        if sock.recv(1, socket.MSG_PEEK) != b"\x16":  # TLS begins with it; others hear in clear what is the matter
+            sock.sendall(TLS_HERE)
+            part(sock)
+            raise AuthError("the peer does not speak TLS")
+        wrapped = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        clients.add(wrapped)
+        return wrapped

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | certs | audit | lab | models | calibrate | doctor`: what Python does, from a shell."""
+"""`lsplit demo | host | audit | certs | lab | models | calibrate | doctor`: the same as in Python, from a shell."""
 
 from __future__ import annotations
 

@@ -533,3 +533,41 @@ def test_a_host_from_a_shell_writes_its_log_as_json():
         assert shell.wait(20) == 0
         shell.stdout.close()
         shell.stderr.close()
+
+
+# -- names and fleets -------------------------------------------------------------------------------
+
+
+def test_over_tls_a_name_is_told_the_sessions_of_all_its_connections(tmp_path):
+    from lsplit_kit.remote.certificates import make_class
+    from lsplit_kit.remote.tls import host_context
+
+    folder = make_class(tmp_path / "class", ["ann", "bob"]).folder
+    service = service_of(load_body("toy-llama", 1, 1))
+    server = StrictServer(
+        service, TOKEN, max_each=4, tls=host_context(folder / "host", "certificate"), auth="certificate"
+    )
+    server.listener.listen(8)
+    threading.Thread(target=server.start, daemon=True).start()
+    links = [
+        RpycLink(server.address, 30, certificate=folder / "students" / f"{name}.pem") for name in ("ann", "ann", "bob")
+    ]
+    try:
+        for link in links:
+            link.step(link.open(TERMS), step_of(4))
+        told = [link.stats() for link in links]
+        assert [[use.owner for use in now.sessions] for now in told] == [["ann", "ann"], ["ann", "ann"], ["bob"]]
+        assert {now.connections for now in told} == {3}
+    finally:
+        for link in links:
+            link.close()
+        server.close()
+
+
+def test_a_fleet_tells_of_the_host_in_use(room):
+    from lsplit_kit.remote.fleet import Fleet
+
+    with Room() as other, Fleet([room.server.address, other.server.address], 30, token=TOKEN) as fleet:
+        fleet.step(fleet.open(TERMS), step_of(4))
+        assert fleet.stats().steps == room.service.watch.body.pool.steps and len(fleet.stats().sessions) == 1
+        assert lk.audit(fleet).passed and other.body.pool.steps == 0

@@ -26,7 +26,8 @@ SEES = {
     "child": "This process started the host, so it is told the sessions of all clients.",
     "here": "The body is in this process; these are its own sessions.",
     "link": "A client is told its own sessions only; of all others it sees their load.",
-    "foreign": "This panel has a connection of its own, which has no sessions; of all clients it sees their load.",
+    "foreign": "This panel has a connection of its own, and is told the sessions of the name it came with; "
+    "of all others it sees their load.",
 }
 
 

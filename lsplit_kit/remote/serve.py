@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.start()
         everywhere = bool(args.tls) and server.host in ("0.0.0.0", "::")
         ready = _ready(server, body, written, args.known_as if everywhere else "")
-        metrics.watch, child.told = server.service.watch, server.service.watch.told
+        metrics.watch = server.service.watch
+        child.told = server.service.watch.told
         ready |= {"metrics": metrics.address} if metrics.address else {}
         if args.whole:
             ready["whole"] = True

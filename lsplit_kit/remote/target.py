@@ -30,11 +30,11 @@ class Target(NamedTuple):
 
 
 def target_of(host: object, timeout: float = 10.0) -> Target:
-    """A Host, "rpyc://address:port", a link or a split model; an address gets a link of its own.
+    """A Host, "rpyc://address:port" (or rpycs://), a link or a split model; an address gets a link of its own.
 
     Raises UnsupportedOption for anything else, and what RpycLink raises.
     """
-    if isinstance(host, str) and host.startswith("rpyc://"):
+    if isinstance(host, str) and host.startswith(("rpyc://", "rpycs://")):
         link = RpycLink(host, timeout)
         return Target(link, host, "foreign", link.close)
     link_of = getattr(getattr(host, "remote", None), "link", host)

@@ -90,6 +90,7 @@ class EmulatedLink(Watched, Card):
     info = property(lambda self: self.inner.info)
     epoch = property(lambda self: self.inner.epoch)
     address = property(lambda self: getattr(self.inner, "address", None))
+    told = property(lambda self: self.inner.told)  # type: ignore[assignment]
     said = property(lambda self: getattr(self.inner, "said", None))
     host = property(lambda self: getattr(self.inner, "host", 1))  # which of several is in use
     timeout = property(lambda self: getattr(self.inner, "timeout", DEFAULT_SECONDS))
@@ -151,10 +152,6 @@ class EmulatedLink(Watched, Card):
     def timings(self) -> list[tuple[int, int, int]]:
         """What the host's steps took; this question costs no time on the clock."""
         return self.inner.timings()
-
-    def told(self, name: str, *args: int) -> bytes:
-        """What the host says of itself; this question costs no time on the clock either."""
-        return self.inner.told(name, *args)  # type: ignore[attr-defined]
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""

@@ -1,4 +1,4 @@
-"""Servers and connections by hand: a server that a learner may break, and bytes that no client would send."""
+"""Hosts by hand: a server to break, bytes that no client would send, a kill in mid-sentence, a rule of one's own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from ..card import Card
 from ..errors import AuthError
 from ..remote.address import parse_address
-from ..remote.host import _stop
+from ..remote.host import Host, _stop
 from ..remote.stream import FastStream
 from ..remote.token import MAGIC, find_token, prove_to_host
+from ..split.pool import Pool
 
 # The child's whole program: the learner's text, then listen, say at which port, and end when our end of stdin closes.
 _CHILD = """
@@ -154,3 +160,52 @@ def at_the_door(let_in: Callable[..., object], token: bytes, theirs: bytes) -> t
         host.close()
         thread.join(6)
     return inside, told[0] if told else "nothing"
+
+
+def weight(value: object) -> int:
+    """Bytes that a value takes in memory: sys.getsizeof of every object in it, tuples' parts included, each once."""
+    seen, left, total = set[int](), [value], 0
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            total += sys.getsizeof(one)
+            left += one if isinstance(one, tuple) else ()
+    return total
+
+
+class AtToken(StoppingCriteria):
+    """Calls `do()` when `token` new tokens are there, and never ends the reply."""
+
+    def __init__(self, token: int, do: Callable[[], object]) -> None:
+        self.token, self.do, self.seen = token, do, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
+        self.seen += 1
+        if self.seen == self.token:
+            self.do()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def kill(host: Host) -> None:
+    """End a host's process at once, as `kill -9` does, and wait until it is gone."""
+    os.kill(host.pid, 9)
+    while host.running:
+        time.sleep(0.01)
+
+
+class OwnRule(Pool):
+    """A host's pool in which a learner's `to_forget` of 05.6 says what is forgotten after each step."""
+
+    def __init__(self, rule: Callable[..., Any], limit: int, quota: int) -> None:
+        super().__init__(limit, quota)
+        self.rule = rule
+
+    def _make_room(self, owner: str) -> None:
+        now, named = time.monotonic(), dict(zip(map(str, range(len(self._places))), self._places, strict=True))
+        places = [
+            Place(name, place.home.owner, place.size, now - place.used, place.busy)
+            for name, place in ((name, self._places[session]) for name, session in named.items())
+        ]
+        for name in list(self.rule(places, owner, self.limit, self.quota)):
+            self._forget(named[name], self._places[named[name]])

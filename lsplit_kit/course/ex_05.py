@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from rpyc.core import brine
 
+from lsplit_kit.course.by_hand import weight
 from lsplit_kit.course.calling import NotAttempted, Unfit, fit, idle
 from lsplit_kit.course.checks import Wrong, call, exercise
 from lsplit_kit.errors import FrameError
@@ -103,10 +102,10 @@ def _read_wrong(made: object, body: bytes, what: str) -> str | Wrong | None:
         return Wrong(f"{what}: the kind stands in the value as well", 4)
     if value.endswith(b"\n") and value[:-1] in (body, body[1:]):
         return Wrong(f"{what}: the end mark is not part of the value", 3)
-    if value and body[1:].startswith(value):
-        return Wrong(f"{what}: the value has {len(value)} bytes, of {len(body) - 1} that came", 3)
     if value == body[1:]:
         return Wrong(f"{what}: that is not its kind", 4)
+    if body[1:].startswith(value):
+        return Wrong(f"{what}: the value has {len(value)} bytes, of {len(body) - 1} that came", 3)
     return Wrong(f"{what}: these are not its kind and its value", 4)
 
 
@@ -224,18 +223,6 @@ def _parse_unkind(answer: object) -> Wrong | None:
     except FrameError:
         return Wrong(f"{DEPTH} tuples in one another were refused", 4)
     return None if _same(made, brine.load(_nested(DEPTH))) else Wrong(f"{DEPTH} tuples in one another went wrong", 4)
-
-
-def weight(value: object) -> int:
-    """Bytes that a value takes in memory, every object in it once."""
-    seen, left, total = set[int](), [value], 0
-    while left:
-        one = left.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            total += sys.getsizeof(one)
-            left += one if isinstance(one, tuple) else ()
-    return total
 
 
 @exercise(

@@ -125,7 +125,7 @@ CROWDS = (
     ([A, B, C, D], "bob", 500, 55, "bob is over his quota", 3),
     ([A, B, C._replace(busy=True)], "ada", 100, 200, "the longest idle one is computing", 4),
     ([A, B, C, E], "ada", 100, 60, "too much in all, and over the quota", 3),
-    ([A._replace(size=0), B, C], "ada", 60, 200, "a session that was forgotten before has 0 bytes", 4),
+    ([A._replace(size=0, idle=99.0), B, C], "ada", 60, 200, "a session that was forgotten before has 0 bytes", 4),
     ([A, B, C._replace(size=300)], "ada", 200, 60, "forgetting bob's is enough for all, and ada has a quota", 3),
     ([C._replace(busy=True)], "bob", 20, 20, "the only session is computing", 4),
 )
@@ -161,10 +161,12 @@ def to_forget(answer: object) -> str | Wrong | None:
             return Wrong(f"{here}: a session with a step under way is forgotten", 4)
         if any(not known[name].size for name in wrong):
             return Wrong(f"{here}: a session of 0 bytes is forgotten, which makes no room", 4)
-        if wrong and sum(p.size for p in places) <= limit and any(known[name].owner != owner for name in wrong):
+        fits = sum(p.size for p in places) <= limit
+        own = sum(p.size for p in places if p.owner == owner)
+        if fits and own > quota and any(known[name].owner != owner for name in wrong):
             return Wrong(f"{here}: somebody else's session pays for it", 3)
         if wrong and len(names) > len(right):
-            return Wrong(f"{here}: more is forgotten than has to be", hint)
+            return Wrong(f"{here}: more is forgotten than has to be", 2)
         if wrong:
             return Wrong(f"{here}: not the longest idle first", 1)
         return Wrong(f"{here}: too little is forgotten", hint)

@@ -135,7 +135,8 @@ def render(r: dict[str, Any]) -> str:
     said = (
         f"Each run is a reply of {r['tokens']} greedy tokens (head 2 / tail 2) or a picture of {r['steps']} steps, in "
         f"which the host in use is killed {r['kills_a_run']} times with SIGKILL, at random answers: between two steps, "
-        "in the middle of one, or with several under way. *The same*: replies have the unsplit model's tokens, "
+        "in the middle of one, or with several under way. A host is a process forked from one that has the weights "
+        "in memory, so that the next is there in milliseconds. *The same*: replies have the unsplit model's tokens, "
         "pictures are bit-identical to the unsplit pipeline's, those with a codec that loses something to the "
         "undisturbed split's. *Sent again*: the share of the payload that goes up for the second time; without a cache "
         "everything goes up at every step anyway."

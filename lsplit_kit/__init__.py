@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "split": "face", "load": "face", "load_local": "face", "host": "face",
-    "deploy": "deployments", "compare": "deployments",
+    "audit": "measure.audit", "deploy": "deployments", "compare": "deployments",
     "tap": "wire.tap", "Capture": "wire.capture", "codec": "quantization", "SplitPlan": "split.plan",
     "speculate": "split.speculation",
     "SplitExplorer": "widgets", "setup": "course.setup", "check": "course.checks", "doctor": "course.doctor",
@@ -22,7 +22,7 @@ _HOME = {
     "WireTap": "widgets",
     "LinkLab": "widgets",
     "EmulatedLink": "wire.emulated", "Network": "wire.network",
-    "CacheLab": "widgets", "AttackArena": "widgets",
+    "CacheLab": "widgets", "AttackArena": "widgets", "HostMonitor": "widgets",
 }  # fmt: skip
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from .face import load as load
     from .face import load_local as load_local
     from .face import split as split
+    from .measure.audit import audit as audit
     from .quantization import codec as codec
     from .split.plan import SplitPlan as SplitPlan
     from .split.speculation import speculate as speculate
     from .widgets import AttackArena as AttackArena
     from .widgets import CacheLab as CacheLab
+    from .widgets import HostMonitor as HostMonitor
     from .widgets import LinkLab as LinkLab
     from .widgets import PictureSplit as PictureSplit
     from .widgets import QuantLab as QuantLab

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | certs | lab | models | calibrate | doctor`: the same things as in Python, from a shell."""
+"""`lsplit demo | host | audit | certs | lab | models | calibrate | doctor`: the same as in Python, from a shell."""
 
 from __future__ import annotations
 
@@ -103,6 +103,21 @@ def certs_class(
         f"for the host's machine  {made.folder / 'host'}      lsplit host --tls {made.folder / 'host'}\n"
         f"one for each student    {made.folder / 'students'}"
     )
+
+
+@app.command()
+def audit(
+    address: Annotated[str, typer.Argument(help="the host, rpyc://ADDRESS:PORT")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor with its hash")] = False,
+) -> None:
+    """Ask a host which tensors it holds; exit status 1 when they are more than a body. It is the host's own word."""
+    from .measure.audit import look
+
+    found = look(address)
+    if tensors:
+        print(found.table.to_string(index=False, max_colwidth=None))
+    print(found)
+    raise typer.Exit(int(not found.passed))
 
 
 @app.command()

@@ -77,6 +77,16 @@ class LimitExceeded(LsplitError, ValueError):
     code = "limit"
 
 
+class AuditFailed(LsplitError):
+    """A host says that it holds more than a body; `audit` has the table."""
+
+    code = "audit"
+
+    def __init__(self, message: str = "", audit: object = None) -> None:
+        super().__init__(message)
+        self.audit = audit
+
+
 class VersionMismatch(LsplitError):
     """The two sides speak different versions of the wire."""
 

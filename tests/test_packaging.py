@@ -24,6 +24,7 @@ CONDA = {
     "build": "python-build",
     "playwright": "playwright-python",
     "kaleido": "python-kaleido",
+    "prometheus-client": "prometheus_client",
 }
 HEAVY = {"torch", "transformers", "diffusers", "pandas", "plotly", "numpy", "rpyc", "ipywidgets"}
 

@@ -39,6 +39,7 @@ torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore::FutureWarning")]
 TOKEN, SECONDS = bytes(range(32)), 5.0
 ANS, NEAR = "uniform:step=1+ans", "uniform:step=1+near+ans"
+DELTA = "uniform:step=0.1+delta+ans"
 NAN = float("nan")
 
 
@@ -341,17 +342,29 @@ def squeezed(form, **how):
     return zstandard.ZstdCompressor(**how).compress(form)
 
 
-def asking_up(spec, *calls):
+def asking_up(spec, *calls, down="fp32"):
     """Open a session whose codec up is `spec`, and send calls one after the other; only the last is bad."""
 
     def act(world):
         with world.link() as link:
-            session = link.open(Open("per_step", spec, "fp32"))
+            session = link.open(Open("per_step", spec, down))
             for number, make in enumerate(calls, 1):
                 start, form, payload = make()
                 link.step(session, PictureStep(number, start, form, payload))
 
     return act
+
+
+def past(value, free=False):
+    """A call that says what a predicting codec goes on from."""
+    how = {"past.0.0": ["zero"]} if free else {}
+    return asking_up("fp32", lambda: (0, *packed(tree_of(past=value), how)), down=DELTA)
+
+
+def past_of_one(values):
+    """One tensor, sent once, that is the past of three outputs."""
+    tree = {"d": {"call": {"d": {}}, "past": {"l": [{"l": [{"#": 0}, {"#": 0}]}] * 3}}}
+    return raw([tree, [["raw", "float32", [values]]]], bytes(4 * values))
 
 
 def alike(spec, *shapes):
@@ -537,6 +550,15 @@ FROM_CLIENTS = [
     Row("skip of a tensor", lockstep(begin(), skipping(1, torch.ones(3))), e.FrameError),
     Row("skip with a NaN", lockstep(begin(), skipping(1, NAN)), e.FrameError),
     Row("skip in per_step", asking(with_tree(skip=True)), e.FrameError),
+    Row("a past that is a tensor", past(torch.ones(3)), e.FrameError),
+    Row("a past of tensors outside a list", past([torch.ones(3)]), e.FrameError),
+    Row("a past of numbers", past([[1.0]]), e.FrameError),
+    Row("a past of three tensors", past([[torch.ones(3)] * 3]), e.CodecError),
+    Row("a past of whole numbers", past([[torch.ones(3, dtype=torch.int64)]]), e.CodecError),
+    Row("a past of shapes without values", past([[torch.zeros(1 << 24)]], free=True), e.FrameError),
+    Row("a past for a hundred outputs", past([[]] * 100), e.FrameError),
+    Row("a past of a codec that has none", asking(with_tree(past=[[torch.ones(3)]])), e.CodecError),
+    Row("a past named again and again", asking_up("fp32", past_of_one(1 << 20), down=DELTA), e.LimitExceeded),
     Row("skip of a call alone", lockstep(with_tree(skip=True, alone=True)), e.FrameError),
     Row("skip before a run", lockstep(skipping(0, True)), e.CacheMiss),
     Row("a host that skips what it was not asked to", skipped_by_the_host(), e.FrameError),

@@ -17,7 +17,8 @@ LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
 DRAFTS = (ROOT / "docs" / "speculation.md").read_text("utf-8")
 LEAKAGE = (ROOT / "docs" / "leakage.md").read_text("utf-8")
 ATTACKS = (ROOT / "docs" / "attacks.md").read_text("utf-8")
-PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE, ATTACKS)
+HOSTING = (ROOT / "docs" / "hosting.md").read_text("utf-8")
+PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE, ATTACKS, HOSTING)
 BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
@@ -38,6 +39,7 @@ BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", 
         "canaries",
         "alarms",
         "attacks",
+        "hosting",
     ],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
@@ -64,6 +66,7 @@ def test_the_examples_run_verbatim(code, tmp_path):
         "docs/speculation.md",
         "docs/leakage.md",
         "docs/attacks.md",
+        "docs/hosting.md",
         "docs/errors/README.md",
     ],
 )

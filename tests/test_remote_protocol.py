@@ -304,7 +304,7 @@ def test_mismatches_name_both_sides(server, asked, error, words):
 
 def test_other_protocol_is_refused(server, monkeypatch):
     monkeypatch.setattr("lsplit_kit.remote.client.PROTOCOL", "2.0")
-    with pytest.raises(errors.VersionMismatch, match=r"2\.0.*1\.0"):
+    with pytest.raises(errors.VersionMismatch, match=r"2\.0.*1\.1"):
         link_to(server)
 
 

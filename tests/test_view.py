@@ -42,6 +42,22 @@ def test_a_conversation_is_the_head_on_prompt_and_reply(llama, ids, policy, body
     assert not len(talk.withdrawn.positions)
 
 
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+def test_padding_on_the_left_is_no_part_of_a_conversation(llama, ids, policy, tmp_path):
+    """Rows of a padded batch are heard as if each had been sent alone, from a saved capture too."""
+    lm = lk.split(llama[0], head=2, tail=1, cache=policy)
+    short = ids[:, -3:]
+    rows = torch.cat([ids, torch.nn.functional.pad(short, (ids.shape[1] - 3, 0))])
+    mask = torch.ones_like(rows)
+    mask[1, : ids.shape[1] - 3] = 0
+    with lk.tap(lm) as wire:
+        out = lm.generate(rows, attention_mask=mask, pad_token_id=0, eos_token_id=[], **LONG)
+    heard = lk.Capture.load(wire.save(tmp_path / "two.lsplit")).view("cloud").conversations()
+    for talk, sent in zip(heard, (out[:1, :-1], out[1:, ids.shape[1] - 3 : -1]), strict=True):
+        assert talk.up.positions.tolist() == list(range(sent.shape[1])) == talk.down.positions.tolist()
+        assert torch.allclose(talk.up.vectors, states(llama[0], sent, 2), atol=1e-4)
+
+
 def test_with_no_local_layer_behind_it_the_body_answers_the_last_position_only(llama, ids):
     lm = lk.split(llama[0], head=2, tail=0)
     with lk.tap(lm) as wire:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..split.body import body_of, layer_prefix
 from ..split.picture_host import PictureBody
 from ..split.plan import SplitPlan
 from ..split.session import Body
+from ..split.telling import tensors_of
 from .convert import SMOLLM2, smollm2_folder
 from .load import TokenizerAtUse, fill, skeleton
 from .names import check_plan, is_picture, number_format, resolve, suggestion
@@ -99,6 +101,11 @@ class Held(Body):
         super().__init__(whole.base, whole.info)
         self.model = model
         self._parts: dict[tuple[int, int], Body] = {}
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whatever weights of the whole model are in memory here, by their names there, and the body's tables."""
+        yield from tensors_of(self.model, buffers=False)
+        yield from self.named(tensors_of(self.base, parameters=False))
 
     def sub(self, start: int, stop: int) -> Body:
         """The body of layers [start, stop), sharing weights and the pool; the caller checks the range."""

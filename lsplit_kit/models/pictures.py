@@ -132,7 +132,7 @@ class HeldPicture(PictureBody):
 
     def __init__(self, denoiser: Any, name: str) -> None:
         whole = picture_body(denoiser, picture_cut(denoiser, "denoiser", 0, 0), name)
-        super().__init__(whole.run, whole.arguments, whole.info)
+        super().__init__(whole.run, whole.arguments, whole.info, module=denoiser)
         self.denoiser, self.name = denoiser, name
 
     def sub(self, start: int, stop: int) -> PictureBody:

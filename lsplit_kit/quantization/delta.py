@@ -72,6 +72,11 @@ class Delta(Uniform):
         assert self.past, "nothing was encoded"
         return torch.from_numpy(self.past[0].copy()).to(dtype)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of what is remembered."""
+        return sum(old.nbytes for old in self.past or [])
+
     def remembered(self) -> list[Tensor]:
         """What crossed last, float32, newest first."""
         return [torch.from_numpy(old.copy()) for old in self.past or []]

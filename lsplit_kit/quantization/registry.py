@@ -67,6 +67,11 @@ class Codec(Card):
         """The tensor just encoded, as the other side will have it."""
         return self.decode(encoded, dtype)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of what is remembered."""
+        return 0
+
     def remembered(self) -> list[Tensor]:
         """The tensors of this session that the next one is predicted from, newest first; none where none is."""
         return []

@@ -37,12 +37,13 @@ from .talk import Talk
 from .tls import Ticket
 from .token import find_token, prove_to_host
 from .versions import versions
+from .watching import AskedLink
 
 CONNECT_SECONDS = 5.0
 READ_AHEAD = 64 << 20  # bytes of answers taken in while our own questions cannot go out
 
 
-class RpycLink(Talk, Card):
+class RpycLink(Talk, AskedLink, Card):
     """A link to the host at `address` ("rpyc://127.0.0.1:18861"); connects at once, and again when it must.
 
     timeout: seconds for a whole call; fingerprint (hex), start, stop, dtype: what the host must serve (empty

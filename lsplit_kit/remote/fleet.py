@@ -19,6 +19,7 @@ from ..card import Card
 from ..errors import FingerprintMismatch, HostTimeout, HostUnavailable, LsplitError, SessionUnknown, UnsupportedOption
 from ..wire.link import ControlHook, Message, about
 from ..wire.message import Exchange, HostInfo, Open
+from ..wire.watch import Watched
 from .client import RpycLink
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ BREAKS = 2  # in a row, after which a host is left though it can still be reache
 _SERVED = ("fingerprint", "start", "stop", "dtype")
 
 
-class Fleet(Card):
+class Fleet(Watched, Card):
     """A link to the first of these hosts that answers, and to the next one when it is lost.
 
     Every host is greeted at once (only `hello` crosses) and all but one let go again. timeout: seconds for a whole call
@@ -140,6 +141,10 @@ class Fleet(Card):
     def timings(self) -> list[tuple[int, int, int]]:
         """(waiting, codec, computing) at the host in use in microseconds, for each step since the last question."""
         return self.links[self._at].timings()
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the host in use says of itself."""
+        return self.links[self._at].told(name, *args)
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes (up, down) over all hosts: `stream`, and `tcp` where the kernel tells for all of them."""

@@ -17,15 +17,17 @@ from typing import IO, Any
 
 from ..card import Card
 from ..errors import HostTimeout, HostUnavailable, LsplitError, UnsupportedOption, by_code
+from ..wire.watch import Watched
 from .protocol import safe_text
 from .sharing import Sharing
 from .tls import MODES
+from .watching import Parent
 
 WHOLE_SAYS = "it reads every prompt and reply in clear; for comparison with a split"
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class Host(Card):
+class Host(Watched, Card):
     """A running host: `.address` for a link, `.pid`, `.holds` (first layer or part, last + 1), `.close()`."""
 
     def __init__(self, arguments: list[str], start_seconds: float = 120.0) -> None:
@@ -59,6 +61,8 @@ class Host(Card):
             self._of = "parts" if ready["of"] == "parts" else "layers"
             self.fingerprint, self.model = str(ready["fingerprint"]), str(ready["model"])
             self.whole = bool(ready.get("whole"))
+            self.metrics = str(ready.get("metrics", ""))  # its address, "" where it serves none
+            self._parent = Parent(self._process, lines)
         except queue.Empty:
             self.close()
             raise HostTimeout(f"The host did not start within {start_seconds:g} s; {self._last_words()}") from None
@@ -75,6 +79,10 @@ class Host(Card):
     def running(self) -> bool:
         """Whether the host process is alive."""
         return self._process.poll() is None
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the host tells its parent, over their own pipes: of sessions, everybody's."""
+        return self._parent.told(name, *args)
 
     def stderr(self) -> str:
         """Return the last lines that the host wrote to its log."""
@@ -118,12 +126,14 @@ def host(
     start_seconds: float = 120.0,
     whole: bool = False,
     loader: str | None = None,
+    metrics_port: int | None = None,
     **sharing: Any,
 ) -> Host:
     """Start a host for a model's body in a child process; use it in a `with`, or call `.close()`.
 
     whole: hold ALL of the model instead (head and tail do not matter); such a host reads every prompt and reply in
     clear token ids, it is there for comparison with a split (`lk.deploy(..., "cloud")`).
+    metrics_port: where it answers Prometheus on this machine's loopback, 0 for a free port (`Host.metrics`).
     sharing: how it shares itself between clients, as `lsplit host --help` explains: max_clients, max_each, memory_mb,
     quota_mb, forget_after, queue, queue_each, prefill_piece, batch_window_ms.
     tls: the host's folder of a class (`lsplit certs class`): TLS, an address rpycs://, and with auth="auto" a
@@ -141,8 +151,7 @@ def host(
         )
     shared = Sharing(**sharing).check()
     name = _named(model, head, tail, dtype, fetch=loader is None)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise UnsupportedOption(f"port takes a number from 0 (any free one) to 65535, got {port!r}.")
+    _port("port", port)
     if auth not in ("auto", *MODES):
         raise UnsupportedOption(f"auth takes auto, {', '.join(MODES)}; got {auth!r}.")
     if not isinstance(start_seconds, (int, float)) or not start_seconds > 0:
@@ -162,12 +171,19 @@ def host(
         str(dtype).removeprefix("torch."),
     ]
     arguments += shared.arguments()
+    arguments += [] if metrics_port is None else ["--metrics-port", str(_port("metrics_port", metrics_port))]
     arguments += ["--allow-remote"] if allow_remote else []
     arguments += ["--tls", str(Path(tls).expanduser().absolute())] if tls else []
     arguments += ["--auth", auth]
     arguments += ["--whole"] if whole else []
     arguments += ["--loader", loader] if loader else []
     return Host(arguments, start_seconds)
+
+
+def _port(name: str, port: object) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise UnsupportedOption(f"{name} takes a number from 0 (any free one) to 65535, got {port!r}.")
+    return port
 
 
 def _named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:

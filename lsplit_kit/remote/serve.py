@@ -22,11 +22,14 @@ from pathlib import Path
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from .address import address_of
 from .host import WHOLE_SAYS
+from .journal import FORMATS, LEVELS, keep_journal
+from .metrics import Metrics
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import add_options, sharing_of
 from .tls import LOOPBACK, MODES, host_context, host_file
 from .token import new_token, sweep_tokens, write_token
+from .watching import Child
 
 LOADER = "lsplit_kit.models.partial:load_body"
 WHOLE = "lsplit_kit.models.whole:load_whole"
@@ -61,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
         choices=["auto", *MODES],
         help="what a client has to show; auto is a certificate of the class with --tls, the token without",
     )
+    options.add_argument(
+        "--metrics-port", type=int, help="answer Prometheus here, on loopback only; 0 takes a free one"
+    )
+    options.add_argument(
+        "--log-level", choices=LEVELS, default="warning", help="info: connections, sessions; debug: steps"
+    )
+    options.add_argument("--log-format", choices=FORMATS, default="text", help="json: an object on each line of stderr")
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
     add_options(options)
     # Ends when stdin ends: the parent is gone. For lk.host, which also reads why a start failed.
@@ -72,14 +82,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or (with --parent-pipe) the end of stdin; return the exit status."""
     args = parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("lsplit_kit.host.who").setLevel(logging.INFO if args.tls else logging.WARNING)
-    over, written = threading.Event(), list[Path]()
+    keep_journal(args.log_level, args.log_format)
+    logging.getLogger("lsplit_kit.host.who").setLevel(logging.INFO if args.tls else logging.NOTSET)
+    over, written, child, metrics = threading.Event(), list[Path](), Child(), Metrics()
     if args.parent_pipe:
-        threading.Thread(target=_watch_parent, args=(over, os.getppid(), written), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(over, os.getppid(), written, child), daemon=True).start()
     try:
+        if args.metrics_port is not None:
+            metrics.serve(args.metrics_port)
         server, body, token = _prepare(args, over)
         server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
         sweep_tokens()
@@ -92,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.start()
         everywhere = bool(args.tls) and server.host in ("0.0.0.0", "::")
         ready = _ready(server, body, written, args.known_as if everywhere else "")
+        metrics.watch = server.service.watch
+        child.told = server.service.watch.told
+        ready |= {"metrics": metrics.address} if metrics.address else {}
         if args.whole:
             ready["whole"] = True
             print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
@@ -103,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     finally:
         _remove(written)  # before the port is free: a successor there writes its own under this name
+        metrics.close()
         server.close()
         worker.join(2)
     return 0
@@ -222,12 +236,13 @@ def _loader(path: str) -> Callable[[str, int, int, str], HeldBody]:
     return getattr(importlib.import_module(module), name)
 
 
-def _watch_parent(over: threading.Event, parent: int, written: list[Path]) -> None:
+def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child | None = None) -> None:
     """Set `over` when stdin ends or the parent changed: a forked sibling may hold the pipe open."""
 
     def pipe() -> None:
-        while os.read(0, 1024):
-            pass
+        while raw := os.read(0, 1024):
+            if child is not None:
+                child.feed(raw)
         over.set()
 
     threading.Thread(target=pipe, daemon=True).start()

@@ -1,8 +1,9 @@
-"""What a host answers: seven calls and no more; sessions live and die with their connection."""
+"""What a host answers: nine calls and no more; sessions live and die with their connection."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,8 +13,10 @@ from ..errors import FingerprintMismatch, FrameError, VersionMismatch
 from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
 from .door import ANYONE, TOKEN
+from .journal import tell
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
+from .watching import ASKED, Watch
 
 if TYPE_CHECKING:
     from ..split.pool import Pool
@@ -52,9 +55,10 @@ class BodyService(PrimitiveService):
     the other calls touch nothing but the connection's own sessions.
     """
 
-    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings"})
+    WIRE_METHODS = frozenset({"hello", "open", "step", "close_session", "calibrate", "timings", *ASKED})
     body: HeldBody
     turns: Turns
+    watch: Watch
 
     def __init__(self) -> None:
         self._part: HeldBody | None = None
@@ -65,9 +69,13 @@ class BodyService(PrimitiveService):
         """Who the peer is, as the handshake found out; those without a certificate are told apart by connection."""
         named = str(conn._config.get("credentials") or TOKEN)
         self.owner = f"{named}/{next(_numbers)}" if named in (TOKEN, ANYONE) else named
+        self.watch.count(1)
+        tell("connected", client=self.owner)
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
+        self.watch.count(-1)
+        tell("disconnected", client=self.owner)
         if self._part is not None:
             self._part.close()
 
@@ -109,12 +117,15 @@ class BodyService(PrimitiveService):
             )
         part.owner = self.owner
         self._part = part
+        tell("agreed", client=self.owner, start=info.start, stop=info.stop)
         return info_to_wire(info)
 
     def exposed_open(self, *args: Any) -> int:
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
-        return self._ready().open(Open(*args))
+        number, terms = self._ready().open(Open(*args)), Open(*args)
+        tell("session opened", client=self.owner, session=number, policy=terms.policy, up=terms.up, down=terms.down)
+        return number
 
     def exposed_step(self, *args: Any) -> bytes:
         """Answer (session, *Step.to_wire()) with the payload that goes down."""
@@ -124,6 +135,9 @@ class BodyService(PrimitiveService):
         step = part.message.from_wire(args[1:])
         payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
         self._waited.append(round(waited * 1e6))
+        self.turns.pool.waited(waited)
+        tell("step", logging.DEBUG, client=self.owner, session=args[0], step=step.step_no, up=len(step.payload),
+             down=len(payload), waited=round(waited, 6))  # fmt: skip
         return payload
 
     def exposed_close_session(self, *args: Any) -> None:
@@ -145,6 +159,25 @@ class BodyService(PrimitiveService):
         spent[:, 0] += waited
         return spent.tobytes()
 
+    def exposed_health(self, *args: Any) -> bytes:
+        """Whether the host is ready, and what it serves."""
+        _types("health", args, ())
+        return self._told("health")
+
+    def exposed_stats(self, *args: Any) -> bytes:
+        """How busy the host is, and the sessions of whoever asks."""
+        _types("stats", args, ())
+        return self._told("stats")
+
+    def exposed_holdings(self, *args: Any) -> bytes:
+        """The tensors that the host holds, from a number on."""
+        _types("holdings", args, (int,))
+        return self._told("holdings", *args)
+
+    def _told(self, name: str, *args: int) -> bytes:
+        self._ready()
+        return self.watch.told(self.owner, name, *args)
+
     def _ready(self) -> HeldBody:
         if self._part is None:
             raise FrameError("Say hello first: this connection has not agreed on versions and weights.")
@@ -153,7 +186,8 @@ class BodyService(PrimitiveService):
 
 def service_of(body: HeldBody, turns: Turns | None = None) -> type[BodyService]:
     """Return the service class that serves this body, with fresh sessions for every connection."""
-    return type("BodyService", (BodyService,), {"body": body, "turns": turns or Turns(body.pool)})
+    turns = turns or Turns(body.pool)
+    return type("BodyService", (BodyService,), {"body": body, "turns": turns, "watch": Watch(body, turns)})
 
 
 def info_to_wire(info: HostInfo) -> tuple:

@@ -170,7 +170,7 @@ def picture_body(denoiser: Any, cut: tuple[int, int], name: str) -> PictureBody:
     known = getattr(denoiser, "lsplit_digests", None)  # of a denoiser whose weights are not here
     print_ = fingerprint_of_tensors(type(denoiser).__name__, cut, dtype, known or digests(module))
     info = describe(name, print_, cut, 0, dtype, 1 << 20, 1 << 10)
-    return PictureBody(run, frozenset(signature_of(denoiser)), info)
+    return PictureBody(run, frozenset(signature_of(denoiser)), info, module=module)
 
 
 def split_image(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CacheMiss, FrameError, LimitExceeded
 from ..quantization import Calibration, Codec, Encoded
 from ..wire.message import MODES, HostInfo, Open, PictureStep
-from .form import MAX_VALUES, Latent, Unpacker, leaves
-from .picture_limits import check_call
+from .form import MAX_TENSORS, MAX_VALUES, Latent, Unpacker, leaves
+from .picture_limits import MOST_VALUES, check_call
 from .pool import Pool
 from .sessions import Remembered, Sessions
 from .skipping import Past
+from .telling import tensors_of
 from .tensor_bytes import laid_out, layout_of
 from .trajectory import Trajectory
 
@@ -39,9 +40,10 @@ class Picture(Remembered):
         self.shapes: list[list] = []
 
     def size(self) -> int:
-        """Bytes of the tensors that came once, of the run and its last noises, and of the last answer."""
+        """Bytes of the tensors that came once or codecs predict from, of the run, its last noises, the last answer."""
         run = (self.run.size() if self.run is not None else 0) + self.past.size()
-        return sum(tensor.nbytes for tensor in self.forms.kept) + run + len(self.last[2] or b"")
+        kept = sum(tensor.nbytes for tensor in self.forms.kept) + sum(coder.kept for coder in self.coders)
+        return kept + run + len(self.last[2] or b"")
 
 
 class PictureBody(Sessions[Picture, PictureStep]):
@@ -49,13 +51,24 @@ class PictureBody(Sessions[Picture, PictureStep]):
 
     policies, message, predicts = MODES, PictureStep, True
 
-    def __init__(self, run: Run, arguments: frozenset[str], info: HostInfo, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        arguments: frozenset[str],
+        info: HostInfo,
+        pool: Pool | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
         super().__init__(info, pool)
-        self.run, self.arguments = run, arguments
+        self.run, self.arguments, self.module = run, arguments, module
 
     def fork(self) -> PictureBody:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return PictureBody(self.run, self.arguments, self.info, self.pool)
+        return PictureBody(self.run, self.arguments, self.info, self.pool, self.module)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the denoiser, or of what it holds of one."""
+        return tensors_of(self.module, "denoiser.") if self.module is not None else iter(())
 
     def _begin(self, terms: Open) -> Picture:
         return Picture(terms, self.calibrations)
@@ -77,6 +90,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
         call, guide = tree.get("call"), _guide(tree.get("guide"))
         if type(call) is not dict or not set(call) <= self.arguments:
             raise FrameError(f"The denoiser's arguments are {', '.join(sorted(self.arguments))}.")
+        resumed = self._resumed(s, tree["past"]) if "past" in tree else None
         try:
             with self.pool.computing, torch.inference_mode():
                 if s.policy == "lockstep":
@@ -94,8 +108,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
                 most = sum(s.down.payload_bytes(tuple(tensor.shape)) for tensor in out)
                 if most > self.info.max_frame - 4096:
                     raise LimitExceeded(f"The answer takes {most:,} bytes, a frame {self.info.max_frame:,}.")
-                if "past" in tree:
-                    s.coders = self._resumed(s, tree["past"])
+                s.coders = s.coders if resumed is None else resumed
                 s.coders += [s.down.coder() for _ in out[len(s.coders) :]]
                 with self.coding():
                     encoded = [coder.encode(tensor) for coder, tensor in zip(s.coders, out, strict=False)]
@@ -113,12 +126,17 @@ class PictureBody(Sessions[Picture, PictureStep]):
 
     def _resumed(self, s: Picture, past: object) -> list[Codec]:
         """Coders that go on where those of a lost session ended, one for each list of tensors."""
-        if type(past) is not list or not all(type(part) is list for part in past):
+        if type(past) is not list or len(past) > MAX_TENSORS or not all(type(part) is list for part in past):
             raise FrameError("past is a list of tensors for each output.")
+        every = [tensor for part in past for tensor in part]
+        if not all(
+            isinstance(tensor, Tensor) and tensor.is_contiguous() for tensor in every
+        ):  # no shape without values
+            raise FrameError("past is a list of tensors for each output.")
+        if sum(tensor.numel() for tensor in every) > MOST_VALUES:  # one that was sent may be named many times
+            raise LimitExceeded(f"The tensors that a codec goes on from have at most {MOST_VALUES:,} values.")
         coders = [s.down.coder() for _ in past]
         for coder, part in zip(coders, past, strict=True):
-            if not all(isinstance(tensor, Tensor) for tensor in part):
-                raise FrameError("past is a list of tensors for each output.")
             coder.resume(part)
         return coders
 

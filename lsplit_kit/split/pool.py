@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -11,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import LimitExceeded, SessionUnknown
+from ..wire.watch import STAGES
+from .telling import Spent
 
 if TYPE_CHECKING:
     from .sessions import Remembered, Sessions
 
 MAX_REMEMBERED = 2 << 30
+log = logging.getLogger("lsplit_kit.host")
 
 
 @dataclass(eq=False)
@@ -48,7 +52,9 @@ class Pool:
         self.limit, self.quota, self.idle = limit, limit if quota is None else min(quota, limit), idle
         self.piece, self.gather = piece, gather
         self.computing = threading.Lock()
-        self.bytes = self.evictions = self.misses = self.hits = 0
+        self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
+        self.since = time.monotonic()
+        self.spent = {name: Spent() for name in STAGES}
         self._places: OrderedDict[Remembered, Place] = OrderedDict()  # longest idle first
         self._mutex = threading.Lock()
 
@@ -88,6 +94,23 @@ class Pool:
                 "use a shorter text or fewer rows."
             )
 
+    def answered(self, found: bool, codec: float, computing: float) -> None:
+        """Count a step that was answered, its seconds, and whether it found what its session remembers."""
+        with self._mutex:
+            self.steps, self.hits = self.steps + 1, self.hits + found
+            self.spent["codec"].add(codec)
+            self.spent["computing"].add(computing)
+
+    def waited(self, seconds: float) -> None:
+        """Count how long an answered step had waited for its turn."""
+        with self._mutex:
+            self.spent["waiting"].add(seconds)
+
+    def missed(self) -> None:
+        """Count a step whose session, or what it remembered, was gone."""
+        with self._mutex:
+            self.misses += 1
+
     def sweep(self) -> None:
         """Forget what was idle for too long."""
         with self._mutex:
@@ -125,6 +148,8 @@ class Pool:
 
     def _forget(self, session: Remembered, place: Place) -> None:
         self.evictions += 1
+        facts = {"client": place.home.owner, "session": place.number, "bytes": place.size}
+        log.info("session forgotten", extra={"facts": facts})
         if session.forget():
             self._weigh(session, place)
             return

@@ -189,7 +189,9 @@ class Remote(nn.Module):
         down = Encoded(self.down.spec, (step.batch, step.keep or step.tokens, up.shape[2]), done.payload)
         tensor = self.down.decode(down, slot.history.dtype)
         slot.rows, slot.sent = None, step.start + step.tokens
-        where = Where(kind, slot.session or 0, step.step_no, step.start)
+        where = Where(
+            kind, slot.session or 0, step.step_no, step.start, pads=tuple(slot.pads or ()) if step.pads else ()
+        )
         size = tensor.numel() * tensor.element_size()
         for watch in self.watchers:
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)

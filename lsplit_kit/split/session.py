@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Generator, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
 from .blocks import growing_cache, held_bytes
 from .pool import Pool
 from .sessions import Remembered, Sessions, Work
+from .telling import tensors_of
 from .together import Joint, joinable, run
 
 
@@ -56,6 +58,23 @@ class Body(Sessions[Session, Step]):
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
         return Body(self.base, self.info, self.pool)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The layers' tensors and the base's tables, by their names in the whole base class."""
+        return self.named(tensors_of(self.base))
+
+    def named(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the base with the layers counted as in the whole model."""
+        for name, tensor in tensors:
+            inside = re.match(r"(\w+)\.(\d+)\.(.*)", name)
+            if inside:
+                where, number, rest = inside.groups()
+                rest = rest.removeprefix("layer.") if number == "0" else rest  # the first one is wrapped
+                name = f"{where}.{int(number) + self.info.start}.{rest}"
+            yield name, tensor
+
+    def _builds(self, session: Session, step: Step) -> bool:
+        return step.start > 0 or step.step_no == session.last[0]
 
     def _begin(self, terms: Open) -> Session:
         return Session(terms, self.calibrations)

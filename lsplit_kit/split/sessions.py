@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Generic, Self, TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..quantization import Calibration, bases, codec
 from ..wire.link import Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open, PictureStep, Step, WholeStep
 from .pool import Pool
+from .telling import health_of, holdings_from, stats_of
 from .together import Joint
 
 MAX_FRAME, MAX_ROWS, MAX_SESSIONS = 16 << 20, 256, 64
@@ -131,6 +132,13 @@ class Sessions(Generic[S, M]):
 
     def work(self, number: int, step: Message) -> Work:
         """Answer one step bit by bit, where others may come in between."""
+        try:
+            return (yield from self._worked(number, step))
+        except (CacheMiss, SessionUnknown):
+            self.pool.missed()
+            raise
+
+    def _worked(self, number: int, step: Message) -> Work:
         session = self.sessions.get(number)
         if session is None:
             raise SessionUnknown("This connection has no such session; open a new one and replay.")
@@ -140,6 +148,7 @@ class Sessions(Generic[S, M]):
         self._coding = took = 0.0
         answer: Tensor | None = None
         with self.pool.using(session):
+            found = self._builds(session, step)  # type: ignore[arg-type]
             bits = self._once(session, step)  # type: ignore[arg-type]
             while True:
                 began = time.perf_counter()
@@ -148,6 +157,7 @@ class Sessions(Generic[S, M]):
                 except StopIteration as done:
                     took += time.perf_counter() - began
                     self._spent.append((0, round(self._coding * 1e6), round((took - self._coding) * 1e6)))
+                    self.pool.answered(found, self._coding, took - self._coding)
                     return done.value
                 took += time.perf_counter() - began
                 answer = yield asked
@@ -162,6 +172,20 @@ class Sessions(Generic[S, M]):
         spent = np.array(self._spent, "<i4").tobytes()
         self._spent.clear()
         return spent
+
+    def told(self, name: str, *args: int) -> bytes:
+        """The answer to health, stats (sessions: its owner's) or holdings(first), as it crosses; raises FrameError."""
+        if name == "health" and not args:
+            return health_of(self.info, self.message, self.pool.since).raw()
+        if name == "stats" and not args:
+            return stats_of(self.pool, self.owner).raw()
+        if name == "holdings" and len(args) == 1:
+            return holdings_from(self.tensors(), *args)
+        raise FrameError("A host tells its health, its stats, and its holdings from a number on.")
+
+    def tensors(self) -> Iterable[tuple[str, Tensor | None]]:
+        """Everything that this body holds by name, None for a part without tensors."""
+        return ()
 
     @contextlib.contextmanager
     def coding(self) -> Iterator[None]:
@@ -183,6 +207,10 @@ class Sessions(Generic[S, M]):
         payload = yield from self._work(session, step)
         session.last = (step.step_no, digest, payload)
         return payload
+
+    def _builds(self, session: S, step: M) -> bool:
+        """Whether this step needs what the session remembers of earlier ones."""
+        return session.last[0] >= 0
 
     def _begin(self, terms: Open) -> S:
         raise NotImplementedError

@@ -9,7 +9,7 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from .body import layer_prefix, longest, width_of
 from .fingerprint import digests, fingerprint_of_tensors
 from .pool import Pool
 from .sessions import Remembered, Sessions, describe
+from .telling import tensors_of
 from .whole_options import TEXT, checked, for_generate, from_json
 
 REPLIES = 4  # under way on one connection: each keeps a thread and a cache
@@ -134,6 +135,10 @@ class WholeText(Sessions[Reply, WholeStep]):
     def fork(self) -> WholeText:
         """The same model with its own sessions, for one more connection; compute stays one at a time."""
         return WholeText(self.model, self.info, self.pool)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All of the model."""
+        return tensors_of(self.model)
 
     def sub(self, start: int, stop: int) -> WholeText:
         """FingerprintMismatch, always: a whole model's host serves no part of it."""

@@ -6,7 +6,7 @@ import copy
 import inspect
 import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from .fingerprint import digests, fingerprint_of_tensors
 from .image import part_of, picture_cut
 from .pool import Pool
 from .sessions import Remembered, Sessions, describe
+from .telling import tensors_of
 from .whole import check_terms, no_part
 from .whole_options import PICTURE, checked, from_json
 
@@ -51,6 +52,14 @@ class WholePictures(Sessions[Drawing, WholeStep]):
     def fork(self) -> WholePictures:
         """The same pipeline with its own sessions, for one more connection; compute stays one at a time."""
         return WholePictures(self.pipe, self.info, self.pool)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
+        """All of the pipeline; its tokenizers have no tensors."""
+        for name, part in self.pipe.components.items():
+            if isinstance(part, torch.nn.Module):
+                yield from tensors_of(part, f"{name}.")
+            elif part is not None and name.startswith("tokenizer"):
+                yield name, None
 
     def sub(self, start: int, stop: int) -> WholePictures:
         """FingerprintMismatch, always: a whole pipeline's host serves no part of it."""

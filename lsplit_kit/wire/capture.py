@@ -63,7 +63,10 @@ class Capture(Card):
             raise CaptureError(f"{path} is a folder; give the capture a file name in it, such as run.lsplit.")
         if not path.parent.is_dir():
             raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
-        rows = {"crossings": [c[:-1] for c in self.crossings], **({"clock": self.clock} if self.clock else {})}
+        rows = {
+            "crossings": [[*c[:11], c.pads] for c in self.crossings],
+            **({"clock": self.clock} if self.clock else {}),
+        }
         tensors = {
             f"{i:06d}": torch.from_numpy(np.frombuffer(c.data, np.uint8).copy())
             for i, c in enumerate(self.crossings)
@@ -89,7 +92,7 @@ class Capture(Card):
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing._make([*row[:6], tuple(row[6]), *row[7:], data.get(f"{i:06d}", b"")])
+                    Crossing._make([*row[:6], tuple(row[6]), *row[7:11], data.get(f"{i:06d}", b""), tuple(*row[11:])])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
                 clock = tuple(map(float, manifest.pop("clock", ())))

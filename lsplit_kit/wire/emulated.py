@@ -1,9 +1,8 @@
 """A link with a network in it: every frame takes the time that a slower network would need.
 
-By default nobody waits: a virtual clock adds up what the frames would have taken, the same numbers on every machine.
-Inside `with link.timed():` the computing that was measured on both sides is added too. With `realtime=True` the time
-really passes. Where both sides compute in this process, their computing is its CPU time, so that a busy machine
-does not count as a slow one; over a connection it is the time that passed.
+By default nobody waits: a virtual clock adds up what the frames would have taken, the same on every machine. Inside
+`with link.timed():` the computing that was measured on both sides is added too: CPU time where both compute in this
+process (a busy machine does not count as a slow one), else the time that passed. With `realtime=True` it really passes.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from .link import NOTHING, ControlHook, InProcess, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 from .patience import DEFAULT_SECONDS
+from .watch import Watched
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
 computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
@@ -51,7 +51,7 @@ class Timed:
         self.trips: list[Trip] = []
 
 
-class EmulatedLink(Card):
+class EmulatedLink(Watched, Card):
     """Wraps any link. preset: a network's name or a `Network`; the other numbers, where given, replace the preset's.
 
     up_mbps, down_mbps: Mbit/s; rtt_ms, jitter_ms: milliseconds; loss: share of packets; seed: of jitter and loss.
@@ -90,6 +90,7 @@ class EmulatedLink(Card):
     info = property(lambda self: self.inner.info)
     epoch = property(lambda self: self.inner.epoch)
     address = property(lambda self: getattr(self.inner, "address", None))
+    told = property(lambda self: self.inner.told)  # type: ignore[assignment]
     said = property(lambda self: getattr(self.inner, "said", None))
     host = property(lambda self: getattr(self.inner, "host", 1))  # which of several is in use
     timeout = property(lambda self: getattr(self.inner, "timeout", DEFAULT_SECONDS))

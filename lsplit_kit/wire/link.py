@@ -14,6 +14,7 @@ from ..card import Card
 from ..errors import CalibrationMissing, FrameError, HostUnavailable, LsplitError, SessionUnknown
 from ..quantization import Codec
 from .message import Exchange, HostInfo, Open, PictureStep, Step, WholeStep
+from .watch import Watched
 
 FRAME_OVERHEAD = 7  # RPyC's channel: 4 bytes length, 1 "compressed", 1 message kind, 1 end mark
 
@@ -45,6 +46,9 @@ class BodyHost(Protocol):
 
     def timings(self) -> bytes:
         """What the steps since the last question took, three int32 each, microseconds: waiting, codec, computing."""
+
+    def told(self, name: str, *args: int) -> bytes:
+        """The answer to health, stats or holdings(first), as it crosses (`wire.watch`)."""
 
 
 class Link(Protocol):
@@ -123,7 +127,7 @@ def timings_from_wire(raw: bytes) -> list[tuple[int, int, int]]:
     return [(a, b, c) for a, b, c in np.frombuffer(raw, "<i4").reshape(-1, 3).tolist()]
 
 
-class InProcess(Card):
+class InProcess(Watched, Card):
     """The body in this process: payloads are encoded and decoded, nothing is framed (frame bytes are 0)."""
 
     name = "in process"
@@ -171,6 +175,11 @@ class InProcess(Card):
     def timings(self) -> list[tuple[int, int, int]]:
         """What the body's steps took."""
         return timings_from_wire(self.body.timings())
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the body says of itself."""
+        self._check()
+        return self.body.told(name, *args)
 
     def _begin(self, session: int, step: Message) -> tuple[int, Callable[[], Exchange]]:
         return 0, lambda: Exchange(self.body.step(session, step), 0, 0)
@@ -229,6 +238,13 @@ class Loopback(InProcess):
         raw, down = self._reply(self.body.timings())
         self._note("timings", up, down)
         return timings_from_wire(raw)
+
+    def told(self, name: str, *args: int) -> bytes:
+        """What the body says of itself, through real frames."""
+        args, up = self._frame(name, args)
+        raw, down = self._reply(super().told(name, *args))
+        self._note(name, up, down)
+        return raw
 
     def _begin(self, session: int, step: Message) -> tuple[int, Callable[[], Exchange]]:
         """One step through real frames."""

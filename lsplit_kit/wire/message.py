@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import FrameError
 from ..quantization import Encoded
 
-PROTOCOL = "1.0"
+PROTOCOL = "1.1"
 MAX_TIMINGS = 4096  # steps whose durations a host keeps for its client
 POLICIES = ("kv", "hidden", "none")
 MODES = ("per_step", "lockstep")

@@ -36,6 +36,7 @@ class Where(NamedTuple):
     """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten.
 
     behind: nobody waited for this step's round trip; it was under way behind another one, or did not cross at all.
+    pads: left-pad positions of each row, where the step says so.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Where(NamedTuple):
     step: int
     start: int
     behind: bool = False
+    pads: tuple[int, ...] = ()
 
 
 class Crossing(NamedTuple):
@@ -50,6 +52,7 @@ class Crossing(NamedTuple):
 
     tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
     in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor).
+    pads: left-pad positions of each row, where the frame says so.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Crossing(NamedTuple):
     payload: int
     frame: int
     data: bytes
+    pads: tuple[int, ...] = ()
 
 
 class Tap(Card):
@@ -112,7 +116,9 @@ class Tap(Card):
             for number, (name, (spec, shape, payload), tensor) in enumerate(tensors):
                 framed = 0 if not frame else len(payload) if number else frame - rest
                 self.crossings.append(
-                    Crossing(name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload)
+                    Crossing(
+                        name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload, where.pads
+                    )
                 )
             if not tensors:  # a frame of control fields only
                 self.crossings.append(Crossing("", *where[:4], direction, (), "", 0, 0, frame, b""))

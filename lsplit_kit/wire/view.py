@@ -66,25 +66,29 @@ class View(Card):
             raise UnsupportedOption(f"{self.observer} does not see what goes {direction}.")
 
     def conversations(self) -> list[Conversation]:
-        """The hidden vectors of every row of every session, by position."""
+        """The hidden vectors of every row of every session, by position; padding on the left is none of it."""
+        padded: dict[int, tuple[int, ...]] = {}
         rows: dict[tuple[int, int], dict[str, dict[int, Tensor]]] = {}
         withdrawn: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
         for c, tensor in decoded(self.crossings):
             if c.name != "hidden":
                 continue
             sent = self.steps.get((c.session, c.step), c.shape[1])
-            for row, vectors in enumerate(tensor):
-                key = (c.session, row)
+            if c.start == 0:  # a step that begins anew says it again
+                padded[c.session] = c.pads or (0,) * c.shape[0]
+            for row, whole in enumerate(tensor):
+                key, pads = (c.session, row), padded.get(c.session, (0,) * c.shape[0])[row]
+                first = c.start if c.direction == "up" else c.start + sent - len(whole)
+                vectors, first = whole[max(0, pads - first) :], max(0, first - pads)
                 heard = rows.setdefault(key, {"up": {}, "down": {}})[c.direction]
                 if c.direction == "up":
-                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= c.start]
-                    fresh = dict(zip(range(c.start, c.start + len(vectors)), vectors, strict=True))
+                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= first]
+                    fresh = dict(zip(range(first, first + len(vectors)), vectors, strict=True))
                     # what comes once more at the same place is no other word
                     gone = [(p, v) for p, v in again if p not in fresh or not torch.equal(v, fresh[p])]
                     withdrawn.setdefault(key, []).extend(gone)
                     heard.update(fresh)
                 else:
-                    first = c.start + sent - len(vectors)
                     heard.update(zip(range(first, first + len(vectors)), vectors, strict=True))
         return [
             Conversation(*key, _heard(sorted(h["up"].items())), _heard(sorted(h["down"].items())),

@@ -233,7 +233,7 @@ def _parse_unkind(answer: object) -> Wrong | None:
         "what costs the most for the least: a tuple around one value takes a single byte more on the wire",
         "brine.dump((b'ab',) * many) is many small objects; take as many as go into the size",
     ],
-    minutes=5,
+    minutes=4,
     difficulty=2,
 )
 def bomb(answer: object) -> str | Wrong | None:

@@ -72,7 +72,7 @@ def _meet(answer: object, token: bytes, nc: bytes, peer: Any) -> _Meeting | Wron
         'the peer\'s proof begins with another word, b"client": else it could send your own proof back to you',
         "compute the proof that the peer should have sent, and return hmac.compare_digest(theirs, that)",
     ],
-    minutes=8,
+    minutes=7,
     difficulty=3,
 )
 def let_in(answer: object) -> str | Wrong | None:

@@ -57,7 +57,7 @@ def _step(made: Any, number: int, start: int, payload: bytes) -> object:
         "the same number with other contents, and a number below the last one: raise StepRefused, and change nothing",
         "set self.last after self.host.step has returned: a step that raised CacheMiss does not count as made",
     ],
-    minutes=8,
+    minutes=6,
     difficulty=3,
 )
 def steady(answer: object) -> str | Wrong | None:
@@ -140,7 +140,7 @@ CROWDS = (
         "own = sum of the owner's sizes; over the quota only sessions of that owner go, so look at both sums for each",
         "leave out those that are busy (their step would fail) and those of 0 bytes (nothing is gained)",
     ],
-    minutes=7,
+    minutes=6,
     difficulty=3,
 )
 def to_forget(answer: object) -> str | Wrong | None:

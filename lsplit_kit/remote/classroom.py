@@ -13,7 +13,7 @@ from .certificates import DAYS, make_class, read_roster
 from .serve import parser
 from .tls import LOOPBACK, host_file
 
-PORT, SPARE = 18861, 10  # places beside one for each student, for those who connect twice
+PORT, EACH = 18861, 2  # connections of one student: a kernel that hangs must not keep its student out
 
 
 class Prepared(NamedTuple):
@@ -44,14 +44,16 @@ def prepare(
         make_class(folder, read_roster(roster) if roster else students or 0, hosts=hosts, days=days)
         what = "was made"
     bundle = Bundle(host_file(folder / "host"))
-    many = len(list((folder / "students").glob("*.pem")))
+    many = max(1, len(list((folder / "students").glob("*.pem"))))
     arguments = [
         "--tls", str(folder / "host"), "--bind", "0.0.0.0", "--port", str(PORT),
-        "--max-clients", str(many + SPARE), "--batch-window-ms", "5", *more,
+        "--max-clients", str(EACH * many), "--max-each", str(EACH), "--batch-window-ms", "5", *more,
     ]  # fmt: skip
+    chosen = parser().parse_args(arguments)  # an argument that is none is refused before anything is said
+    if chosen.quota_mb is None:  # shares that fit together: nobody's use makes somebody else's session forgotten
+        arguments += ["--quota-mb", str(chosen.memory_mb / many)]
     name = next((name for name in bundle.hosts if name not in LOOPBACK), LOOPBACK[0])
-    port = parser().parse_args(arguments).port  # an argument that is none is refused before anything is said
-    address = address_of(name, port, tls=True) if port else "the address in the ready line"
+    address = address_of(name, chosen.port, tls=True) if chosen.port else "the address in the ready line"
     return Prepared(
         f"The class in {folder} {what}: {many} students, valid until {bundle.until:%Y-%m-%d}.\n"
         f"Give each student one file of {folder / 'students'}; they pass\n"

@@ -86,7 +86,8 @@ def of_the_page(word):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as SIGINT")
 def test_a_class_from_its_one_command_to_the_empty_folder(tmp_path):
-    command, whole = [*of_the_page("class"), "--bind", "127.0.0.1", "--port", "0"], reply(lk.load("toy-llama")[0])
+    options = ["--model", "toy-llama", "--bind", "127.0.0.1", "--port", "0"]
+    command, whole = [*of_the_page("class"), *options], reply(lk.load("toy-llama")[0])
     with Running(command, tmp_path) as host:
         assert any("was made: 2 students" in line for line in host.said)
         address = host.address.replace("gpu.example.org", "127.0.0.1")  # what the students of this test can reach

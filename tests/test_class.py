@@ -138,6 +138,14 @@ def test_everybody_has_a_place_and_a_share_and_what_the_teacher_says_comes_last(
     assert (options.max_clients, options.quota_mb) == (5, 7)
 
 
+def test_files_that_were_handed_out_need_not_stay_at_the_host(tmp_path):
+    first = prepare(tmp_path / "class", 4)
+    shutil.rmtree(tmp_path / "class" / "students")
+    assert prepare(tmp_path / "class", 4).arguments == first.arguments
+    with pytest.raises(errors.UnsupportedOption, match="say how many there are"):
+        prepare(tmp_path / "class")
+
+
 def test_the_plan_of_lessons_has_the_notebooks_own_minutes():
     rows = re.findall(r"^\|[^|]*\]\(\.\./([^)]+\.ipynb)\)[^|]*\| (\d+ minutes) \|", PAGE, re.M)
     assert {row for row, _ in rows} >= {f"tutorials/{path.name}" for path in (ROOT / "tutorials").glob("*.ipynb")}

@@ -189,7 +189,8 @@ class AtToken(StoppingCriteria):
 
 def kill(host: Host) -> None:
     """End a host's process at once, as `kill -9` does, and wait until it is gone."""
-    os.kill(host.pid, 9)
+    if host.running:  # else the number may be another process's by now
+        os.kill(host.pid, 9)
     while host.running:
         time.sleep(0.01)
 

@@ -150,7 +150,8 @@ def _same(a: object, b: object) -> bool:
         "write value(at), which returns (the value whose tag is at `at`, the place behind it); it calls itself for "
         "the parts of a tuple and for the bytes of a text",
         "a slice that reaches beyond the end is just shorter, it raises nothing: compare lengths yourself",
-        'int(digits) for an int in digits, raw.decode("utf-8") for a text; both count bytes, not characters',
+        'int(digits) for an int in digits, raw.decode("utf-8") for a text; both count bytes, not characters; '
+        "behind 08 stands one of the tags of bytes, and nothing else",
         "hand a depth on with every call, one more for a tuple; above 5 raise FrameError",
         "after the value: if the place behind it is not len(data), there are bytes that nobody asked for",
         "a tag that is not in the table is a FrameError, and so is a missing tag: look at `at` before data[at]",
@@ -210,7 +211,7 @@ def _parse_unkind(answer: object) -> Wrong | None:
         (b"\x1b\x11\x51\x51", "a tag that is not in the table (1b)", 6),
         (b"\x08\x51", "a text without its bytes", 6),
         (b"\x08\x0b\xff\xff", "a text that is no UTF-8", 6),
-        (b"\x08" * 5000, "5,000 tags of a text", 4),
+        (b"\x08" * 5000, "5,000 tags of a text, one behind the other", 3),
         (b"\x16\x02ab", "an int whose digits are letters", 6),
         (_nested(DEPTH + 1), f"{DEPTH + 1} tuples in one another", 4),
         (_nested(5000), "5,000 tuples in one another", 4),

@@ -36,6 +36,7 @@ def prepare(
     Raises UnsupportedOption where there is no class and nobody said how many students, AuthError for a class that
     cannot be read.
     """
+    asked = len(read_roster(roster)) if roster else students
     if (folder / "host").is_dir():
         what = "is there already and is used again"
     elif (students is None) == (roster is None):
@@ -44,7 +45,9 @@ def prepare(
         make_class(folder, read_roster(roster) if roster else students or 0, hosts=hosts, days=days)
         what = "was made"
     bundle = Bundle(host_file(folder / "host"))
-    many = max(1, len(list((folder / "students").glob("*.pem"))))
+    many = len(list((folder / "students").glob("*.pem"))) or asked  # handed out, and not kept here
+    if not many or many < 1:
+        raise UnsupportedOption(f"No student's file is in {folder}; say how many there are: --students 30.")
     arguments = [
         "--tls", str(folder / "host"), "--bind", "0.0.0.0", "--port", str(PORT),
         "--max-clients", str(EACH * many), "--max-each", str(EACH), "--batch-window-ms", "5", *more,

@@ -1,4 +1,4 @@
-"""`lsplit demo | host | audit | certs | lab | models | calibrate | doctor`: the same as in Python, from a shell."""
+"""`lsplit demo | host | class | audit | certs | lab | models | calibrate | doctor`: as in Python, from a shell."""
 
 from __future__ import annotations
 
@@ -78,6 +78,26 @@ def host(context: typer.Context) -> None:
     from .remote.serve import main as serve
 
     raise typer.Exit(serve(context.args))
+
+
+@app.command("class", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def classroom(
+    context: typer.Context,
+    students: Annotated[int | None, typer.Option(help="how many, named student-01 and so on")] = None,
+    names: Annotated[Path | None, typer.Option(help="a text file instead, with one name a line")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="this machine's name or address, as students will write it; several times")
+    ] = None,
+    days: Annotated[int, typer.Option(help="how long the class is valid")] = 200,
+    out: Annotated[Path, typer.Option(help="the class's folder; a class that is there is used again")] = Path("class"),
+) -> None:
+    """Make a class's certificates, once, and be its host until Ctrl-C; other options are those of `lsplit host`."""
+    from .remote.classroom import prepare
+    from .remote.serve import main as serve
+
+    ready = prepare(out, students, names, host or (), days, context.args)
+    print(ready.says, file=sys.stderr, flush=True)
+    raise typer.Exit(serve(ready.arguments))
 
 
 @certs.command("class")

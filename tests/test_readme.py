@@ -17,8 +17,9 @@ LATENCY = (ROOT / "docs" / "latency.md").read_text("utf-8")
 DRAFTS = (ROOT / "docs" / "speculation.md").read_text("utf-8")
 LEAKAGE = (ROOT / "docs" / "leakage.md").read_text("utf-8")
 ATTACKS = (ROOT / "docs" / "attacks.md").read_text("utf-8")
+INSTRUCTORS = (ROOT / "docs" / "instructors.md").read_text("utf-8")
 HOSTING = (ROOT / "docs" / "hosting.md").read_text("utf-8")
-PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE, ATTACKS, HOSTING)
+PAGES = (README, CODECS, LATENCY, DRAFTS, LEAKAGE, ATTACKS, HOSTING, INSTRUCTORS)
 BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.S)]
 
 
@@ -40,6 +41,7 @@ BLOCKS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", 
         "alarms",
         "attacks",
         "hosting",
+        "a class's memory",
     ],
 )
 def test_the_examples_run_verbatim(code, tmp_path):
@@ -67,6 +69,8 @@ def test_the_examples_run_verbatim(code, tmp_path):
         "docs/leakage.md",
         "docs/attacks.md",
         "docs/hosting.md",
+        "docs/instructors.md",
+        "docs/threat-model.md",
         "docs/errors/README.md",
     ],
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .sessions import Remembered, Sessions
 
 MAX_REMEMBERED = 2 << 30
+MAX_BROUGHT = 256 << 20  # bytes of the calibrations that all clients brought
 
 
 @dataclass(eq=False)
@@ -48,6 +49,7 @@ class Pool:
         self.limit, self.quota, self.idle = limit, limit if quota is None else min(quota, limit), idle
         self.piece, self.gather = piece, gather
         self.computing = threading.Lock()
+        self.brought = 0  # bytes of calibrations
         self.bytes = self.evictions = self.misses = self.hits = 0
         self._places: OrderedDict[Remembered, Place] = OrderedDict()  # longest idle first
         self._mutex = threading.Lock()
@@ -87,6 +89,15 @@ class Pool:
                 f"This session would take {size:,} bytes, this host remembers at most {self.quota:,} for one client; "
                 "use a shorter text or fewer rows."
             )
+
+    def bring(self, size: int) -> None:
+        """Count a calibration, or with a negative size count it no more; raises LimitExceeded."""
+        with self._mutex:
+            if size > 0 and self.brought + size > MAX_BROUGHT:
+                raise LimitExceeded(
+                    f"This host keeps at most {MAX_BROUGHT >> 20} MiB of calibrations; use one that it has by itself."
+                )
+            self.brought += size
 
     def sweep(self) -> None:
         """Forget what was idle for too long."""

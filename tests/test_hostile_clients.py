@@ -21,6 +21,7 @@ import torch
 
 import lsplit_kit as lk
 from lsplit_kit import errors
+from lsplit_kit.models import partial
 from lsplit_kit.models.partial import Held
 from lsplit_kit.quantization import codec
 from lsplit_kit.quantization.calibration import write
@@ -287,6 +288,21 @@ def test_calibrations_of_all_clients_together_are_bounded(monkeypatch):
         links[0].calibrate(raw[4])
         for link in links:
             link.close()
+        assert host.settled()
+
+
+def test_a_host_keeps_no_more_ranges_of_layers_than_it_has_to(monkeypatch):
+    """Every range that somebody asks for in `hello` is a body of its own, without weights of its own."""
+    monkeypatch.setattr(partial, "MOST_PARTS", 3)
+    with Class() as host:
+        neighbour = Neighbour(host)
+        for start in range(1, 5):
+            for stop in range(start + 1, 6):
+                with RpycLink(host.server.address, 30.0, token=TOKEN, start=start, stop=stop) as link:
+                    link.step(link.open(TERMS), Step(1, 0, 1, 1, data()))
+        assert len(host.body._parts) <= 3
+        neighbour.go_on()
+        neighbour.leave()
         assert host.settled()
 
 

@@ -32,6 +32,7 @@ NAMES = (
     "picture_attacks",
     "classroom",
     "faults",
+    "hostile",
 )
 TITLES = {
     "overhead": "Speed",
@@ -54,6 +55,7 @@ TITLES = {
     "picture_attacks": "Attacks on pictures",
     "classroom": "One host and a class",
     "faults": "Killed hosts",
+    "hostile": "Hostile peers, and a long soak",
 }
 ABOUT = (
     "# Benchmarks\n\nWritten by `make bench` (`python benchmarks/run.py`) from `results/*.json`; do not edit. "

@@ -441,6 +441,9 @@ HELLO = (PROTOCOL, "0", "0", "0", "", -1, -1, "")
     request(consts.HANDLE_CALLATTR, ()),
     *(request(handler, (None,)) for handler in range(3, 21) if handler != consts.HANDLE_CALLATTR),
     request(99, ()),
+    request(consts.HANDLE_PING, ()),
+    request(consts.HANDLE_PING, ("x", "y")),
+    request(consts.HANDLE_CLOSE, ("x",)),
     request(consts.HANDLE_CALLATTR, ("builtins.object", 1, 2), label=consts.LABEL_REMOTE_REF),
     request(consts.HANDLE_CALLATTR, 5, label=consts.LABEL_LOCAL_REF),
 ])  # fmt: skip

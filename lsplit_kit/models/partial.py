@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,9 @@ def load_body(
     return Held(model, plan)
 
 
+MOST_PARTS = 32  # ranges of layers that are kept ready: a peer may ask for every one that there is
+
+
 class Held(Body):
     """A host's body, which also serves any smaller range of the layers it holds."""
 
@@ -101,6 +105,7 @@ class Held(Body):
         super().__init__(whole.base, whole.info)
         self.model = model
         self._parts: dict[tuple[int, int], Body] = {}
+        self._making = threading.Lock()
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whatever weights of the whole model are in memory here, by their names there, and the body's tables."""
@@ -109,9 +114,12 @@ class Held(Body):
 
     def sub(self, start: int, stop: int) -> Body:
         """The body of layers [start, stop), sharing weights and the pool; the caller checks the range."""
-        if (start, stop) not in self._parts:  # once, so that clients with the same cuts share it
-            self._parts[start, stop] = body_of(self.model, SplitPlan(start, layer_prefix(self.model)[1] - stop))
-        part = self._parts[start, stop]
+        with self._making:
+            if (start, stop) not in self._parts:  # once, so that clients with the same cuts share it
+                if len(self._parts) >= MOST_PARTS:
+                    self._parts.pop(next(iter(self._parts)))
+                self._parts[start, stop] = body_of(self.model, SplitPlan(start, layer_prefix(self.model)[1] - stop))
+            part = self._parts[start, stop]
         return Body(part.base, part.info._replace(holds=self.info.holds), self.pool)
 
 

@@ -75,6 +75,12 @@ class Calibration(Card):
         """d, the length of the vectors."""
         return self.mean.size
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        parts = (self.mean, self.spreads, self.centres, self.steps, self.basis, self.back)
+        return len(self.raw) + sum(part.nbytes for part in parts)
+
     def _card(self) -> tuple[str, dict[str, object]]:
         said = {k: v for k, v in self.facts.items() if isinstance(v, (int, str)) and k != "shape"}
         return f"Calibration {self.id}", {**said, "classes": len(self.spreads), "bytes": f"{len(self.raw):,}"}

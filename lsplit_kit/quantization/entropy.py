@@ -186,12 +186,15 @@ def fitted(numbers: np.ndarray, low: int, high: int) -> Curve:
     return best
 
 
-@lru_cache(maxsize=1024)
 def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     """(constriction's model, probabilities, mean values, each [levels]) of a curve; no probability is below 2^-22.
 
     Probabilities and means are rounded, so that the last bits of another machine's exponentials do not matter.
     """
+    return (_narrow if curve.levels <= 1 << 9 else _wide)(curve)
+
+
+def _made(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     import constriction
     from scipy.special import gamma, gammainc, gammaincc
 
@@ -212,6 +215,10 @@ def model_of(curve: Curve) -> tuple[Any, np.ndarray, np.ndarray]:
     known = mass > 1e-9  # out there the curve says nothing
     model = constriction.stream.model.Categorical(chances, perfect=False)
     return model, chances, numbers + np.where(known, shifts, 0.0)
+
+
+# A peer names the curve: a thousand wide ones would stay in memory with half a megabyte each.
+_narrow, _wide = lru_cache(maxsize=1024)(_made), lru_cache(maxsize=32)(_made)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 
 from ..errors import AuthError
 from .stream import FastStream, part
@@ -27,15 +28,19 @@ class Door:
         self.tls, self.seconds, self._token = tls, seconds, token
         self.mode = mode if tls is not None else "token"  # without TLS nobody comes in without it
 
-    def let_in(self, sock: socket.socket, deadline: float, clients: set[socket.socket]) -> tuple[FastStream, str]:
+    def let_in(
+        self, sock: socket.socket, deadline: float, clients: set[socket.socket], meet: Callable[[socket.socket], None]
+    ) -> tuple[FastStream, str]:
         """The stream to a peer and the peer's name; what has to be ended with the server is put into `clients`.
 
+        meet: is told of the socket that takes the place of the one given.
         Raises AuthError, EOFError, OSError; the socket is closed then.
         """
         end = time.monotonic() + self.seconds
         sock.settimeout(self.seconds)
         if self.tls is not None:
             sock = self._wrapped(self.tls, sock, clients)
+            meet(sock)
         try:
             name = TOKEN
             if isinstance(sock, ssl.SSLSocket):

@@ -170,6 +170,16 @@ class PrimitiveConnection(Connection):
             self._channel.close()
             self._cleanup()
 
+    def _handle_ping(self, *said: object) -> object:
+        if len(said) != 1:
+            raise FrameError("A ping brings one value.")
+        return said[0]
+
+    def _handle_close(self, *said: object) -> None:
+        if said:
+            raise FrameError("The end of a connection brings no value.")
+        super()._handle_close()
+
     def _handle_named(self, *call: object) -> object:
         if len(call) != 4 or call[0] is not None or type(call[2]) is not tuple or call[3] != ():
             raise FrameError("A call is (None, name, arguments, ()).")

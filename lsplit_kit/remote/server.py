@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -19,6 +20,7 @@ from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log, 
 from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
+MOST_STRANGERS = 64  # connections without a place; each costs a thread
 RETRY_SECONDS = 5.0  # until a host without a free place is asked again
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
@@ -70,7 +72,8 @@ class StrictServer(ThreadedServer):
         self._door, self._max_clients, self._max_each = door.Door(token, tls, auth, handshake), max_clients, max_each
         self._named: Counter[str] = Counter()  # places taken, by name
         self._counting = threading.Lock()
-        self._strangers = threading.BoundedSemaphore(max_clients + 64)  # before the proof a place costs a thread only
+        self._strangers: dict[int, socket.socket] = {}  # by thread, who has no place (yet), the longest here first
+        self._threads = threading.BoundedSemaphore(max_clients + 2 * MOST_STRANGERS)
         self._max_frame, self._idle, self._deadline = max_frame, idle, deadline
 
     @property
@@ -89,18 +92,37 @@ class StrictServer(ThreadedServer):
             time.sleep(0.1)
 
     def _accept_method(self, sock: socket.socket) -> None:
-        if not self._strangers.acquire(blocking=False):
+        if not self._threads.acquire(blocking=False):
             self.clients.discard(sock)
             sock.close()
             return
-        super()._accept_method(sock)
+        try:
+            super()._accept_method(sock)
+        except RuntimeError as err:  # no thread can be started
+            log.warning("no connection could be taken: %s", err)
+            self.clients.discard(sock)
+            sock.close()
+            self._threads.release()
 
     def _authenticate_and_serve_client(self, sock: socket.socket) -> None:
+        self._meet(sock)
         try:
             super()._authenticate_and_serve_client(sock)
         finally:
+            with self._counting:
+                self._strangers.pop(threading.get_ident(), None)
             sock.close()
-            self._strangers.release()
+            self._threads.release()
+
+    def _meet(self, sock: socket.socket) -> None:
+        """This thread has a stranger. Who can prove something does so at once: the one that is here longest goes."""
+        me = threading.get_ident()
+        with self._counting:
+            if me not in self._strangers and len(self._strangers) >= MOST_STRANGERS:
+                longest = self._strangers.pop(next(iter(self._strangers)))
+                with contextlib.suppress(OSError):  # its own thread finds the end and cleans up
+                    socket.socket.shutdown(longest, socket.SHUT_RDWR)
+            self._strangers[me] = sock
 
     def _take_place(self, name: str) -> bool:
         """Whether a peer may stay: there is a place, and others of the same name have not taken their share."""
@@ -108,6 +130,8 @@ class StrictServer(ThreadedServer):
             mine = self._named[name] < self._max_each or name in (door.TOKEN, door.ANYONE)
             place = mine and self._named.total() < self._max_clients
             self._named[name] += place
+            if place:
+                self._strangers.pop(threading.get_ident(), None)
             return place
 
     def _leave_place(self, name: str) -> None:
@@ -119,7 +143,7 @@ class StrictServer(ThreadedServer):
         channel, conn, place, name, inside = None, None, False, "", None
         came, peer = time.monotonic(), sock.getpeername()[0]
         try:
-            stream, name = self._door.let_in(sock, self._deadline, self.clients)
+            stream, name = self._door.let_in(sock, self._deadline, self.clients, self._meet)
             channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
             place = self._take_place(name)
             if not place:

@@ -16,6 +16,7 @@ from rpyc.core.stream import ClosedFile, SocketStream
 from ..errors import UnsupportedOption
 
 _LINUX_TCP_INFO = 11
+_AT_FIRST = 1 << 16  # bytes that a read makes room for before any has come
 _RECORD = 1 << 14  # bytes inside one TLS record at most
 _ACKED_OFFSET = 120  # struct tcp_info: 8 bytes, 24 uint32, 2 uint64, then bytes_acked and bytes_received
 
@@ -108,14 +109,17 @@ class FastStream(SocketStream):
     def read(self, count: int, end: float | None = None) -> bytearray:
         """Read exactly `count` bytes before `end` (time.monotonic() seconds); raise EOFError or Stalled."""
         end = time.monotonic() + self.deadline if end is None else end
-        buffer = bytearray(count)
-        view, got = memoryview(buffer), min(count, len(self._early))
-        view[:got] = self._early[:got]
+        got = min(count, len(self._early))
+        buffer = bytearray(min(count, max(got, _AT_FIRST)))
+        buffer[:got] = self._early[:got]
         del self._early[:got]
         try:
             while got < count:
+                if got == len(buffer):  # a size is soon said: memory follows what has really come
+                    buffer.extend(bytes(min(count - got, got)))
                 try:
-                    more = self.sock.recv_into(view[got:])
+                    with memoryview(buffer) as view, view[got:] as rest:
+                        more = self.sock.recv_into(rest)
                 except _NOT_YET as why:
                     if not self._wait(why, selectors.EVENT_READ, end):
                         raise Stalled("the peer stopped inside a frame") from None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .sessions import Remembered, Sessions
 
 MAX_REMEMBERED = 2 << 30
+MAX_BROUGHT = 256 << 20  # bytes of the calibrations that all clients brought
 log = logging.getLogger("lsplit_kit.host")
 
 
@@ -52,6 +53,7 @@ class Pool:
         self.limit, self.quota, self.idle = limit, limit if quota is None else min(quota, limit), idle
         self.piece, self.gather = piece, gather
         self.computing = threading.Lock()
+        self.brought = 0  # bytes of calibrations
         self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
         self.since = time.monotonic()
         self.spent = {name: Spent() for name in STAGES}
@@ -110,6 +112,15 @@ class Pool:
         """Count a step whose session, or what it remembered, was gone."""
         with self._mutex:
             self.misses += 1
+
+    def bring(self, size: int) -> None:
+        """Count a calibration, or with a negative size count it no more; raises LimitExceeded."""
+        with self._mutex:
+            if size > 0 and self.brought + size > MAX_BROUGHT:
+                raise LimitExceeded(
+                    f"This host keeps at most {MAX_BROUGHT >> 20} MiB of calibrations; use one that it has by itself."
+                )
+            self.brought += size
 
     def sweep(self) -> None:
         """Forget what was idle for too long."""

@@ -14,6 +14,7 @@ from ..quantization import Calibration, Encoded
 from ..wire.link import Message
 from ..wire.message import POLICIES, HostInfo, Open, Step, ints_from_wire
 from .blocks import growing_cache, held_bytes
+from .needs import check_work, kept
 from .pool import Pool
 from .sessions import Remembered, Sessions, Work
 from .telling import tensors_of
@@ -129,9 +130,10 @@ class Body(Sessions[Session, Step]):
             raise FrameError(f"Of {step.tokens} positions the last {step.keep} cannot come down.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
-        if session.have and step.start:
-            each = session.size() / (session.have * session.batch)
-            self.pool.check(session, int(each * (step.start + step.tokens) * step.batch))
+        check_work(self.info, step, 0 if session.policy == "kv" else step.start)
+        positions = step.batch * (step.start + step.tokens)
+        with self.pool.computing:  # the first time, a position is computed to see what it takes
+            self.pool.check(session, kept(self.base, self.info, session.policy, positions))
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 

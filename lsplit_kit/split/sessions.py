@@ -104,10 +104,12 @@ class Sessions(Generic[S, M]):
 
     def calibrate(self, raw: bytes) -> None:
         """Take a calibration; its sessions to come may name it. Raises CodecError, LimitExceeded."""
-        found = Calibration(raw)
-        if found.id not in self.calibrations and len(self.calibrations) >= MAX_CALIBRATIONS:
+        if len(self.calibrations) >= MAX_CALIBRATIONS:
             raise LimitExceeded(f"One connection brings at most {MAX_CALIBRATIONS} calibrations.")
-        self.calibrations[found.id] = found
+        found = Calibration(raw)
+        if found.id not in self.calibrations:
+            self.pool.bring(found.nbytes)
+            self.calibrations[found.id] = found
 
     def close_session(self, number: int) -> None:
         """Forget a session; an unknown number is no error."""
@@ -117,9 +119,11 @@ class Sessions(Generic[S, M]):
             session.end()
 
     def close(self) -> None:
-        """Forget every session."""
+        """Forget every session, and what was brought for them."""
         for number in list(self.sessions):
             self.close_session(number)
+        self.pool.bring(-sum(brought.nbytes for brought in self.calibrations.values()))
+        self.calibrations.clear()
 
     def step(self, number: int, step: Message) -> bytes:
         """Answer one step with the down payload; raises typed errors, and then the session is unchanged."""

@@ -170,7 +170,7 @@ def render(r: dict[str, Any]) -> str:
     also = (
         f"{s['seconds'] / 60:.1f} minutes of clients that join, ask for one to four replies and leave; one in four has "
         "its connection reset at a random moment, and connects and replays. Host and clients are one process, with one "
-        "body behind two doors, next tokens computed together, and memory for two sessions at once."
+        "body behind two doors, next tokens computed together, and memory for about two sessions."
     )
     goals = [
         ["100,000 mutated frames, half of them over TLS", _yes(min(_sum(r, door) for door in DOORS) >= 50_000)],

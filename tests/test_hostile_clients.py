@@ -37,6 +37,7 @@ from lsplit_kit.wire.message import Open, Step
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from mutants import Attacker, fuzz, named, told
+from soakers import Stage
 
 torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore:The host is busy:UserWarning")]
@@ -337,6 +338,26 @@ def test_who_fills_the_memory_loses_sessions_and_takes_none():
         assert host.body.pool.evictions > 20
         neighbour.leave()
         assert host.settled()
+
+
+def test_two_connections_under_one_certificate_share_a_quota_and_nothing_else(tmp_path):
+    """One takes from the other; who has another name loses nothing, and numbers lead to one's own sessions only."""
+    with Stage(tmp_path, Sharing(quota_mb=0.25)) as stage:
+        links = [stage.link(True, name) for name in ("bo", "ann", "ann")]
+        sessions = [link.open(TERMS) for link in links]
+        for link, session in zip(links, sessions, strict=True):
+            link.step(session, Step(1, 0, 1, 100, data(100)))
+        assert sorted(owner for owner, _, size, _ in stage.body.pool.held() if size) == ["ann", "bo"]
+        links[0].step(sessions[0], Step(2, 100, 1, 1, data()))
+        with pytest.raises(errors.CacheMiss):
+            links[1].step(sessions[1], Step(2, 100, 1, 1, data()))
+        links[1].open(TERMS)
+        links[2]._sessions[99] = 2  # what the host calls the other connection's second session
+        with pytest.raises(errors.SessionUnknown):
+            links[2].step(99, Step(1, 0, 1, 1, data()))
+        for link in links:
+            link.close()
+        assert stage.empty()
 
 
 def queued(host, count):

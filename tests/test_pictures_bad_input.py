@@ -825,7 +825,7 @@ def test_an_answer_that_no_frame_can_take_is_refused_before_it_is_kept():
 
 
 def test_a_newcomer_is_greeted_while_another_computes(world):
-    with world.body.pool.computing, world.link() as link:
+    with world.pictures.server.service.body.pool.computing, world.link() as link:
         number = link.open(Open("lockstep", "fp32", "int8"))
         link.close_session(number)
 

@@ -247,6 +247,17 @@ def test_next_tokens_that_wait_are_computed_together():
         torch.testing.assert_close(tensor(answers[i]), right, rtol=1e-4, atol=1e-4)
 
 
+def test_a_joint_computation_that_fails_leaves_nothing_half_written():
+    _, ((body, number, step),) = bodies(1)
+    work = body.work(number, step)
+    next(work)
+    with pytest.raises(errors.CacheMiss) as failed:  # which keeps the frames of the error alive
+        work.throw(errors.CacheMiss("lost"))
+    assert failed.traceback and body.sessions[number].cache is None and body.pool.bytes == 0
+    with pytest.raises(errors.CacheMiss):
+        body.step(number, step)
+
+
 @pytest.mark.parametrize("what", ["prompt", "rows", "hidden", "off"])
 def test_other_steps_are_computed_alone(what):
     first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(gather=what != "off"))

@@ -123,7 +123,8 @@ class BodyService(PrimitiveService):
     def exposed_open(self, *args: Any) -> int:
         """Open a session with (policy, up codec, down codec); return its number on this connection."""
         _types("open", args, (str, str, str))
-        number, terms = self._ready().open(Open(*args)), Open(*args)
+        terms = Open(*args)
+        number = self._ready().open(terms)
         tell("session opened", client=self.owner, session=number, policy=terms.policy, up=terms.up, down=terms.down)
         return number
 

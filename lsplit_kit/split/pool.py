@@ -88,7 +88,7 @@ class Pool:
                 self._weigh(session, place)
                 self._make_room(place.home.owner)
 
-    def check(self, session: Remembered, size: int) -> None:
+    def check(self, size: int) -> None:
         """Raise LimitExceeded when a session that is to take `size` bytes would be over the limit all by itself."""
         if size > self.quota:
             raise LimitExceeded(

@@ -164,7 +164,11 @@ class Sessions(Generic[S, M]):
                     self.pool.answered(found, self._coding, took - self._coding)
                     return done.value
                 took += time.perf_counter() - began
-                answer = yield asked
+                try:
+                    answer = yield asked
+                except BaseException:
+                    bits.close()  # now, and not when nobody knows the error any more: half-written state is let go
+                    raise
                 took += asked.seconds if asked is not None else 0.0
 
     def joins(self, number: int, step: Message) -> object:

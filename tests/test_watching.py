@@ -479,7 +479,9 @@ def test_the_log_has_every_event_and_no_byte_of_a_payload(form):
                     with pytest.raises(errors.FrameError):
                         link._call("step", (1, payload[:64]), (bytes,))
     finally:
-        root.handlers[:], root.level, log.level = kept
+        root.handlers[:], root_level, log_level = kept
+        root.setLevel(root_level)  # not by the attribute: loggers remember what is enabled
+        log.setLevel(log_level)
     said = stream.getvalue()
     for event in ("connected", "agreed", "session opened", "step", "session forgotten", "disconnected", "cache-miss"):
         assert event in said, event

@@ -21,6 +21,7 @@ from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.turns import Turns
 from lsplit_kit.split.blocks import BLOCK, BlockLayer, growing_cache, held_bytes
 from lsplit_kit.split.body import body_of
+from lsplit_kit.split.needs import each
 from lsplit_kit.split.plan import SplitPlan
 from lsplit_kit.split.pool import Pool
 from lsplit_kit.split.session import Body
@@ -329,6 +330,17 @@ def test_what_is_idle_for_too_long_is_forgotten():
     time.sleep(0.06)
     pool.sweep()
     assert pool.evictions == 1 and pool.bytes == 0
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_what_a_text_will_keep_is_known_before_it_is_decoded(name):
+    """Never less than what its keys and values take, room to grow apart, and no more than four times that."""
+    base, width = base_of(name), model(name).config.hidden_size
+    held = growing_cache(base.config)
+    with torch.inference_mode():
+        run(base, vectors(4, width=width), held)
+    real = sum(t.nbytes for layer in held.layers for t in (layer.keys, layer.values)) / 4
+    assert real <= 4 * each(base) <= 4 * real
 
 
 def test_sessions_that_end_are_counted_no_more():

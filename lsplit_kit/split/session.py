@@ -132,8 +132,7 @@ class Body(Sessions[Session, Step]):
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
         check_work(self.info, step, 0 if session.policy == "kv" else step.start)
         positions = step.batch * (step.start + step.tokens)
-        with self.pool.computing:  # the first time, a position is computed to see what it takes
-            self.pool.check(kept(self.base, self.info, session.policy, positions))
+        self.pool.check(kept(self.base, self.info, session.policy, positions))
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
 

@@ -127,13 +127,16 @@ def certs_class(
 
 @app.command()
 def audit(
-    address: Annotated[str, typer.Argument(help="the host, rpyc://ADDRESS:PORT")],
+    address: Annotated[str, typer.Argument(help="the host, rpyc://ADDRESS:PORT or rpycs://ADDRESS:PORT")],
     tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor with its hash")] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(help="for an address rpycs://: your bundle [LSPLIT_CERTIFICATE]")
+    ] = None,
 ) -> None:
     """Ask a host which tensors it holds; exit status 1 when they are more than a body. It is the host's own word."""
     from .measure.audit import look
 
-    found = look(address)
+    found = look(address, certificate=certificate)
     if tensors:
         print(found.table.to_string(index=False, max_colwidth=None))
     print(found)

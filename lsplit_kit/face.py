@@ -203,8 +203,10 @@ def link_to(
     """What `body=` says, as a link; `here` makes the body for this process. Raises as RpycLink does."""
     several = isinstance(body, (list, tuple)) and len(body) > 0
     addresses: list[Any] = list(body) if several else [body]  # type: ignore[arg-type]
-    if certificate is not None and not any(_is_address(a) and a.startswith("rpycs://") for a in addresses):
-        raise UnsupportedOption("certificate= is for hosts with TLS; their addresses begin with rpycs://.")
+    if certificate is not None:
+        from .remote.address import check_certificate
+
+        check_certificate(certificate, addresses)
     if body is None or body == "loopback":
         return (InProcess if body is None else Loopback)(here())
     if not isinstance(body, str) and hasattr(body, "step") and hasattr(body, "info"):

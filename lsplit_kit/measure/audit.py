@@ -6,6 +6,7 @@ anybody else's it is a statement, which nothing here can check.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -126,19 +127,20 @@ def look_at(target: Target) -> Audit:
     return Audit(target.name, target.whose, target.asked.health(), target.asked.holdings())
 
 
-def look(host: object, timeout: float = 10.0) -> Audit:
+def look(host: object, timeout: float = 10.0, certificate: str | os.PathLike[str] | None = None) -> Audit:
     """What a host holds, whether it passes or not; raises what asking raises."""
-    target = target_of(host, timeout)
+    target = target_of(host, timeout, certificate)
     try:
         return look_at(target)
     finally:
         target.close()
 
 
-def audit(host: object, timeout: float = 10.0) -> Audit:
+def audit(host: object, timeout: float = 10.0, certificate: str | os.PathLike[str] | None = None) -> Audit:
     """What a host holds, when that is a body and nothing else; raises AuditFailed where it is more.
 
-    host: what `lk.host` returned, "rpyc://address:port", a link or a split model; timeout: seconds for an address.
+    host: what `lk.host` returned, "rpyc://address:port", a link or a split model; timeout: seconds for an address;
+    certificate: for an address rpycs://, the bundle that you were given (or its path in LSPLIT_CERTIFICATE).
     A foreign host's audit is only its own statement. Also raises HostUnavailable, AuthError and what a link raises.
     """
-    return look(host, timeout).check()
+    return look(host, timeout, certificate).check()

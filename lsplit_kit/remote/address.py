@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from ..errors import UnsupportedOption
@@ -16,6 +18,12 @@ def address_of(host: str, port: int, tls: bool = False) -> str:
 def is_over_tls(address: str) -> bool:
     """Whether an address asks for TLS."""
     return address.strip().lower().startswith("rpycs:")
+
+
+def check_certificate(certificate: str | os.PathLike[str] | None, addresses: Iterable[object]) -> None:
+    """Raise UnsupportedOption for a certificate that none of `addresses` has a use for."""
+    if certificate is not None and not any(isinstance(each, str) and is_over_tls(each) for each in addresses):
+        raise UnsupportedOption("certificate= is for hosts with TLS, which are given by an address rpycs://host:port.")
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from ..errors import UnsupportedOption
 from ..wire.emulated import EmulatedLink
 from ..wire.link import InProcess
 from ..wire.watch import Watched
+from .address import check_certificate
 from .client import RpycLink
 from .host import Host
 
@@ -29,13 +31,15 @@ class Target(NamedTuple):
     close: Callable[[], None]
 
 
-def target_of(host: object, timeout: float = 10.0) -> Target:
+def target_of(host: object, timeout: float = 10.0, certificate: str | os.PathLike[str] | None = None) -> Target:
     """A Host, "rpyc://address:port" (or rpycs://), a link or a split model; an address gets a link of its own.
 
-    Raises UnsupportedOption for anything else, and what RpycLink raises.
+    certificate: for an address rpycs://, as in `split`. Raises UnsupportedOption for anything else, and what RpycLink
+    raises.
     """
+    check_certificate(certificate, [host])
     if isinstance(host, str) and host.startswith(("rpyc://", "rpycs://")):
-        link = RpycLink(host, timeout)
+        link = RpycLink(host, timeout, certificate=certificate)
         return Target(link, host, "foreign", link.close)
     link_of = getattr(getattr(host, "remote", None), "link", host)
     if isinstance(link_of, Watched):

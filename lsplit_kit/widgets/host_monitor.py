@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import textwrap
 import threading
 from numbers import Real
@@ -30,14 +31,18 @@ class HostMonitor(W.VBox):
 
     host: what `lk.host` returned (then every client's sessions are shown), "rpyc://address:port", a link or a split
     model (then its own sessions). every: seconds between two looks, also as a control; watch=False: look only when
-    asked, by `refresh()` or the button. Raises UnsupportedOption, and what a link raises where no host answers.
+    asked, by `refresh()` or the button. certificate: for an address rpycs://, the bundle that you were given (or its
+    path in LSPLIT_CERTIFICATE). Raises UnsupportedOption, and what a link raises where no host answers.
     """
 
     target: Target = None  # until there is one: a panel that was refused is closed too
 
-    def __init__(self, host: Any, every: float = 2.0, watch: bool = True) -> None:
+    def __init__(
+        self, host: Any, every: float = 2.0, watch: bool = True,
+        certificate: str | os.PathLike[str] | None = None,
+    ) -> None:  # fmt: skip
         _checked(every)
-        self.target = target_of(host)
+        self.target = target_of(host, certificate=certificate)
         self.seen = Seen(self.target.name, self.target.whose)
         self._over, self._asking, self._watcher = threading.Event(), threading.Lock(), threading.Thread()
         self.announcer = Announcer(panel=".host-monitor", handles=".host-none", names=[])

@@ -6,6 +6,7 @@ import base64
 import copy
 import inspect
 import math
+import os
 import textwrap
 import threading
 from collections.abc import Callable, Mapping
@@ -31,8 +32,8 @@ KEPT = 4  # unsplit pictures that are remembered
 class PictureSplit(W.VBox):
     """A panel over one pipeline: Run makes the picture unsplit and split, and shows how they differ and what crossed.
 
-    model: a pipeline of diffusers or its name, None for the first that the kit knows; body: as in `split`; call:
-    further arguments of the pipeline's call.
+    model: a pipeline of diffusers or its name, None for the first that the kit knows; body, certificate:
+    as in `split`; call: further arguments of the pipeline's call.
     The settings below can be set from code too; what does not fit raises an LsplitError.
     """
 
@@ -42,12 +43,13 @@ class PictureSplit(W.VBox):
     def __init__(
         self, model: Any = None, body: Any = None, prompt: str = "a red apple", seed: int = 0, steps: int = 20,
         guidance_scale: float = 7.5, cut: str | int = "denoiser", mode: str = "per_step", codec: str = "int8",
-        call: Mapping[str, Any] | None = None,
+        call: Mapping[str, Any] | None = None, certificate: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         from ..models.names import picture_names
         from ..models.toy_pipes import toy_pipe_call
 
         self.pipe, self.body = pipeline(picture_names()[0] if model is None else model, "PictureSplit"), body
+        self.certificate = certificate
         self.cuts = cuts_of(self.pipe)
         self.call = dict(toy_pipe_call(getattr(self.pipe, "lsplit_name", "")) if call is None else call)
         self.picture: Any = None  # the split picture of the last run
@@ -149,7 +151,8 @@ class PictureSplit(W.VBox):
         pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         pipe.set_progress_bar_config(disable=True)
         cut: Any = {"at": "blocks", "head": choice.cut, "tail": choice.cut} if choice.cut != "denoiser" else {}
-        ours = split(pipe, body=self.body, codec=(None, choice.codec), mode=choice.mode, **cut)
+        ours = split(pipe, body=self.body, codec=(None, choice.codec), mode=choice.mode, certificate=self.certificate,
+                     **cut)  # fmt: skip
         try:
             # The cut, the mode and the codec make no difference to the unsplit picture.
             key = repr((replace(choice, cut="", mode="", codec=""), pipe.scheduler, self.call))

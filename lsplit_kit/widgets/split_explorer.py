@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import textwrap
 import threading
 from typing import Any
@@ -27,7 +28,8 @@ TEMPLATE = "The prompt went through the model's chat template, which adds tokens
 class SplitExplorer(W.VBox):
     """A panel over one model: two slider handles are the cuts; `head` and `tail` can be set from code too.
 
-    body: None (this process), "loopback" or an address, as in `split`. codec: a spec, (up, down), or None for lossless.
+    body: None (this process), "loopback" or an address, as in `split`; certificate: too. codec: a spec,
+    (up, down), or None for lossless.
     """
 
     head = traitlets.Int(2, help="decoder layers before the body; clipped so that the body keeps one")
@@ -37,11 +39,12 @@ class SplitExplorer(W.VBox):
         self, model: Any = "smollm2", head: int = 2, tail: int = 2,
         prompt: str = "Explain in one sentence why the sky is blue.", max_new_tokens: int = 24,
         codec: str | tuple[str, str] | None = None, body: Any = None,
+        certificate: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         self.model = language_model(model)
         base, name = decoder_of(self.model)
         self.layers = len(getattr(base, name))
-        self.codec, self.body, self.max_new_tokens = codec, body, max_new_tokens
+        self.codec, self.body, self.certificate, self.max_new_tokens = codec, body, certificate, max_new_tokens
         pair = (codec, codec) if isinstance(codec, str) or codec is None else codec
         self.codecs = tuple(spec or lossless(self.model.dtype) for spec in pair)
         shape = (1, 1, self.model.config.get_text_config(decoder=True).hidden_size)
@@ -166,7 +169,7 @@ class SplitExplorer(W.VBox):
         try:
             tokenizer = getattr(self.model, "lsplit_tokenizer", lambda: None)()
             done = generate(
-                lambda: split(self.model, plan, body=self.body, codec=self.codec),
+                lambda: split(self.model, plan, body=self.body, codec=self.codec, certificate=self.certificate),
                 tokenizer, prompt, self.max_new_tokens, self._stop, report,
             )  # fmt: skip
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,18 +30,18 @@ def loaded(model: Any) -> Any:
     return model[0] if isinstance(model, tuple) else model
 
 
-def cut(model: Any, settings: Mapping[str, Any], body: Any) -> Any:
+def cut(model: Any, settings: Mapping[str, Any], body: Any, certificate: str | os.PathLike[str] | None = None) -> Any:
     """The model, split as the settings say; raises LsplitErrors."""
     from ..face import split
 
     pair = tuple(None if settings[name] == LOSSLESS else settings[name] for name in ("codec_up", "codec_down"))
     network = None if settings["network"] == "none" else settings["network"]
     if kind_of(model) == "picture":
-        pipe = split(model, body=body, codec=pair, mode=settings["mode"], network=network)
+        pipe = split(model, body=body, codec=pair, mode=settings["mode"], network=network, certificate=certificate)
         pipe.set_progress_bar_config(disable=True)
         return pipe
     return split(model, head=settings["head"], tail=settings["tail"], body=body, codec=pair, cache=settings["cache"],
-                 network=network)  # fmt: skip
+                 network=network, certificate=certificate)  # fmt: skip
 
 
 def reply(lm: Any, settings: Mapping[str, Any], note: Note, say: Callable[[str], None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import textwrap
 from collections.abc import Mapping
 from html import escape
@@ -36,9 +37,10 @@ class WireTap(W.VBox):
     """A panel over one model: Run makes a reply, or a picture, and every crossing is drawn as it happens.
 
     model: a language model, a pipeline, the name of either, or one that is split already (its link and codecs are then
-    used as they are). capture: a saved capture (or a tap) to look at instead, without a model. body: as in `split`;
-    call: further arguments of a pipeline's call. A slider, a click or `chosen` says which crossing is looked into,
-    `vector` which vector of it. The settings below can be set from code too; what does not fit raises an LsplitError.
+    used as they are). capture: a saved capture (or a tap) to look at instead, without a model. body, certificate: as in
+    `split`; call: further arguments of a pipeline's call. A slider, a click or `chosen` says which crossing is
+    looked into, `vector` which vector of it. The settings below can be set from code too; what does not fit raises an
+    LsplitError.
     """
 
     seed, steps, guidance_scale, mode, new_tokens, head, tail, cache = (Setting() for _ in range(8))
@@ -49,13 +51,14 @@ class WireTap(W.VBox):
         tail: int = 2, new_tokens: int = 16, cache: str = "kv", seed: int = 0, steps: int = 20,
         guidance_scale: float = 3.0, mode: str = "per_step", codec: str | tuple[str | None, str | None] | None = None,
         network: str = "none", call: Mapping[str, Any] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
         if capture is not None and not hasattr(capture, "crossings"):
             raise CaptureError(f"capture takes what lk.Capture.load() gives, or a tap; got {type(capture).__name__}.")
         self.announcer = Announcer(names=["Crossing", "Vector of the crossing"], panel=".wire-tap",
                                    handles=".wire-knob .noUi-handle")  # fmt: skip
         self.view = WireView(self._say)
-        self.model, self.body, self.call, self.capture = model, body, call, capture
+        self.model, self.body, self.call, self.capture, self.certificate = model, body, call, capture, certificate
         self.made: Any = None  # the reply, or the picture, of the last run
         style = W.HTML(STYLE.replace(".quant-knob", ".wire-knob"), layout={"height": "0", "margin": "0"})
         self._controls("picture" if capture is None and kind_of(model) == "picture" else "text")
@@ -223,7 +226,7 @@ class WireTap(W.VBox):
                 settings[name] = checked(name, settings[name].strip() or LOSSLESS, [])
             self.worker.step(0, 1, "Loading")
             model = loaded(model)
-        ours = model if self.fixed else cut(model, settings, self.body)
+        ours = model if self.fixed else cut(model, settings, self.body, self.certificate)
         try:
             with tap(ours, self.view.heard) as wire:
                 self.view.show(wire)

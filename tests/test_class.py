@@ -94,7 +94,7 @@ def test_a_class_from_its_one_command_to_the_empty_folder(tmp_path):
         address = host.address.replace("gpu.example.org", "127.0.0.1")  # what the students of this test can reach
         ada, bob = (student(tmp_path, f"student-0{k}", address) for k in (1, 2))
         assert torch.equal(reply(ada), whole) and torch.equal(reply(bob), whole)
-        assert host.stop() == 0 and any("student-01 came" in line for line in host.said)
+        assert host.stop() == 0 and any("connected client=student-01 " in line for line in host.said)
     again = [*command[:-1], address.rpartition(":")[2]]
     with Running(again, tmp_path) as host:  # the same class, at the same port: nobody does anything
         assert any("is there already and is used again: 2 students" in line for line in host.said)

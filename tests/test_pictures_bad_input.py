@@ -26,6 +26,7 @@ from lsplit_kit.models.pictures import load_picture_body
 from lsplit_kit.models.toy_pipes import toy_pipe_call
 from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
+from lsplit_kit.remote.journal import Line
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
@@ -836,5 +837,5 @@ def test_the_log_of_a_host_has_no_control_characters(world, caplog):
         with pytest.raises(e.HostError):
             form, payload = packed(tree_of(dict(timestep="\x1b[2J\n2030-01-01 forged")))
             link.step(session, PictureStep(1, 0, form, payload))
-    said = [record.getMessage() for record in caplog.records]
+    said = [Line().format(record) for record in caplog.records]
     assert any("Traceback" in line for line in said) and all(line.isprintable() for line in said)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import signal
@@ -32,6 +31,7 @@ from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream
 from lsplit_kit.remote.tls import LOOPBACK, MODES, Ticket, host_context
+from lsplit_kit.wire.events import NOTICE
 from lsplit_kit.wire.message import PROTOCOL, HostInfo, Open
 
 TOKEN = bytes(range(32))
@@ -113,6 +113,12 @@ def toy():
 def body_server(room):
     with serving(service_of(load_body("toy-llama", 2, 2, "float32")), room) as server:
         yield server
+
+
+def facts(caplog, **asked):
+    """The events of the host's log that have these facts, the name of each among them."""
+    found = [{"event": record.getMessage(), **getattr(record, "facts", {})} for record in caplog.records]
+    return [one for one in found if asked.items() <= one.items()]
 
 
 def link_to(server, room, name="ann", **options):
@@ -498,26 +504,41 @@ def test_a_deployment_takes_the_bundle_along(body_server, room, toy):
 
 @pytest.mark.parametrize(
     ("mode", "bundle", "name"),
-    [("certificate", "bo", "bo"), ("token", "ca", "token"), ("token", "bo", "token"), ("none", "ca", "anyone")],
+    [("certificate", "bo", "bo"), ("token", "ca", "token/"), ("token", "bo", "token/"), ("none", "ca", "anyone/")],
 )
 def test_the_host_knows_who_is_there_and_says_so(room, caplog, mode, bundle, name):
-    caplog.set_level(logging.INFO, "lsplit_kit.host.who")
+    caplog.set_level(NOTICE, "lsplit_kit.host")
+    known = []
     with serving(Echo, room, mode) as server:
         with link_to(server, room, bundle, token=TOKEN) as link:
-            assert link._call("who", (), (str,))[0] == name
+            known = link._call("who", (), (str,))[0]
+            assert known.startswith(name) and (known == name) == (mode == "certificate")
             assert echoed(link, b"a secret tensor")
         end = time.monotonic() + 3
-        while f"{name} left" not in caplog.text and time.monotonic() < end:
+        while not (said := facts(caplog, client=known))[1:] and time.monotonic() < end:
             time.sleep(0.02)
-    # the thread of another test's client may say its last word only now
-    said = [text for r in caplog.records if r.name.endswith("who") and (text := r.getMessage()).startswith(name)]
-    assert said[0] == f"{name} came, from 127.0.0.1" and said[1].startswith(f"{name} left after ")
-    assert "secret" not in caplog.text
+    seconds = said[1].pop("seconds")
+    assert said == [
+        {"event": "connected", "client": known, "address": "127.0.0.1"},
+        {"event": "disconnected", "client": known, "address": "127.0.0.1", "why": "the peer closed the connection"},
+    ]
+    assert 0 < seconds < 60 and "secret" not in caplog.text
+
+
+def test_who_was_sent_away_is_in_the_log(room, caplog):
+    caplog.set_level(NOTICE, "lsplit_kit.host")
+    with serving(Echo, room) as server:
+        with pytest.raises(errors.AuthError):
+            link_to(server, room, "late")
+        end = time.monotonic() + 3
+        while not (said := facts(caplog, event="turned away")) and time.monotonic() < end:
+            time.sleep(0.02)
+    assert said[0]["address"] == "127.0.0.1" and "expired" in said[0]["why"]
 
 
 def test_a_plain_peer_is_called_by_its_token():
     with serving(Echo) as server, RpycLink(server.address, 5, token=TOKEN) as link:
-        assert link._call("who", (), (str,))[0] == "token"
+        assert link._call("who", (), (str,))[0].startswith("token/")
 
 
 def test_nobody_reaches_the_session_of_another(body_server, room):
@@ -753,9 +774,11 @@ def test_a_host_process_takes_certificates_and_logs_names(room, toy, monkeypatch
         )
         lm.close()
         end = time.monotonic() + 10
-        while "bo left" not in host.stderr() and time.monotonic() < end:
+        while "disconnected client=bo" not in host.stderr() and time.monotonic() < end:
             time.sleep(0.05)
-        assert "bo came, from 127.0.0.1" in host.stderr() and "bo left" in host.stderr()
+        said = host.stderr()
+        assert "NOTICE connected client=bo address=127.0.0.1" in said and "disconnected client=bo" in said
+        assert "agreed" not in said  # sessions are told at another level
 
 
 @pytest.mark.parametrize(

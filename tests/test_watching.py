@@ -26,12 +26,12 @@ from lsplit_kit.models.toys import TOYS
 from lsplit_kit.models.whole import whole_of
 from lsplit_kit.remote import metrics, serve
 from lsplit_kit.remote.client import RpycLink
-from lsplit_kit.remote.journal import Line, keep_journal
-from lsplit_kit.remote.protocol import log
+from lsplit_kit.remote.journal import Line, journal
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.split.telling import Spent
+from lsplit_kit.wire.events import log, tell
 from lsplit_kit.wire.link import InProcess, Loopback
 from lsplit_kit.wire.message import PROTOCOL, Open, Step
 from lsplit_kit.wire.watch import Health, Holding, Stats, Use, Watched, dump_holdings, read_holdings
@@ -463,28 +463,25 @@ def test_metrics_end_with_their_host():
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_log_has_every_event_and_no_byte_of_a_payload(form):
-    stream, root = io.StringIO(), logging.getLogger()
-    kept = root.handlers[:], root.level, log.level
+    stream = io.StringIO()
     mark = b"SECRET-PAYLOAD-1"
     payload = mark * (4 * 64 * 4 // len(mark))
-    keep_journal("debug", form, stream)
-    try:
-        with Room(memory_mb=0.05) as room:
-            for _ in range(2):
-                with room.link() as link:
-                    down = link.step(link.open(TERMS), Step(0, 0, 1, 4, payload)).payload
-                    link.step(link.open(TERMS), Step(0, 0, 1, 4, payload))
-                    with pytest.raises(errors.CacheMiss):
-                        link.step(1, Step(1, 9, 1, 4, payload))
-                    with pytest.raises(errors.FrameError):
-                        link._call("step", (1, payload[:64]), (bytes,))
-    finally:
-        root.handlers[:], root_level, log_level = kept
-        root.setLevel(root_level)  # not by the attribute: loggers remember what is enabled
-        log.setLevel(log_level)
+    with journal("debug", form, stream), Room(memory_mb=0.05) as room:
+        for _ in range(2):
+            with room.link() as link:
+                down = link.step(link.open(TERMS), Step(0, 0, 1, 4, payload)).payload
+                link.step(link.open(TERMS), Step(0, 0, 1, 4, payload))
+                with pytest.raises(errors.CacheMiss):
+                    link.step(1, Step(1, 9, 1, 4, payload))
+                with pytest.raises(errors.FrameError):
+                    link._call("step", (1, payload[:64]), (bytes,))
+        end = time.monotonic() + 5
+        while stream.getvalue().count("disconnected") < 2 and time.monotonic() < end:
+            time.sleep(0.01)
     said = stream.getvalue()
     for event in ("connected", "agreed", "session opened", "step", "session forgotten", "disconnected", "cache-miss"):
         assert event in said, event
+    assert said.count("127.0.0.1") == said.count("connected") == 4  # who came is told once, and who left
     for raw in (mark, down[:16], down[:4]):
         for written in (
             raw.hex(),
@@ -501,6 +498,26 @@ def test_the_log_has_every_event_and_no_byte_of_a_payload(form):
         step = next(line for line in lines if line["event"] == "step")
         assert set(step) == {"time", "level", "event", "client", "session", "step", "up", "down", "waited"}
         assert (step["up"], step["down"]) == (1024, 1024)
+        came, left = (next(line for line in lines if line["event"] == event) for event in ("connected", "disconnected"))
+        assert came | {"level": "notice", "address": "127.0.0.1"} == came
+        assert left["client"] == came["client"] == step["client"] and left["seconds"] > 0
+
+
+def test_a_text_of_a_peer_is_never_another_fact():
+    record = logging.LogRecord("host", logging.INFO, "x", 1, "turned away", (), None)
+    record.facts = {"why": 'no\naddress=10.0.0.1 "', "address": "::1", "steps": 2}
+    assert Line().format(record).endswith(r'turned away why="no?address=10.0.0.1 \"" address=::1 steps=2')
+
+
+def test_the_log_ends_with_its_block():
+    root, stream = logging.getLogger(), io.StringIO()
+    before = root.handlers[:], root.level, log.level
+    with pytest.raises(KeyError), journal("info", "text", stream):
+        tell("one")
+        raise KeyError
+    tell("two", logging.ERROR)
+    assert (root.handlers[:], root.level, log.level) == before
+    assert "one" in stream.getvalue() and "two" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import ssl
 import time
@@ -15,7 +14,6 @@ from .tls import common_name
 from .token import TLS_HERE, prove_to_client
 
 TOKEN, ANYONE = "token", "anyone"  # the names of peers that have none
-log = logging.getLogger("lsplit_kit.host.who")  # who came, who left, who was refused; never what they sent
 
 
 class Door:

@@ -21,11 +21,11 @@ from rpyc.core.channel import Channel
 from rpyc.core.protocol import Connection
 
 from ..errors import Busy, CacheMiss, FrameError, HostError, LimitExceeded, LsplitError, by_code
+from ..wire.events import tell
 from .brinewalk import Refused, walk
 from .stream import FastStream
 
 MAX_FRAME = 16 << 20
-log = logging.getLogger("lsplit_kit.host")
 
 CONFIG = dict.fromkeys(
     (
@@ -117,6 +117,7 @@ class PrimitiveConnection(Connection):
         )
 
     _closed: bool
+    _client = property(lambda self: str(self._config.get("credentials") or ""))  # what the host calls the peer
 
     def ask(self, name: str, args: tuple) -> int:
         """Ask the host for `name(*args)`; return the number that its answer will bear."""
@@ -209,7 +210,7 @@ class PrimitiveConnection(Connection):
         if isinstance(val, ProtocolViolation):
             val = FrameError(str(val))
         if isinstance(val, LsplitError) and val.code not in _HOME_ONLY:
-            log.info("request %s refused: %s: %s", request, val.code, safe_text(val))
+            tell("request refused", client=self._client, request=request, code=val.code, why=safe_text(val))
             return (
                 val.code,
                 safe_text(val),
@@ -217,7 +218,7 @@ class PrimitiveConnection(Connection):
                 _number(val),
             )
         for line in "".join(traceback.format_exception(typ, val, tb)).splitlines():  # a peer's text may be in it
-            log.error("request %s failed: %s", request, safe_text(line))
+            tell("request failed", logging.ERROR, client=self._client, request=request, trace=safe_text(line))
         return HostError.code, "internal error", request, 0
 
     def _unbox_exc(self, raw: object) -> LsplitError:

@@ -7,7 +7,6 @@ import errno
 import importlib
 import ipaddress
 import json
-import logging
 import os
 import signal
 import ssl
@@ -22,7 +21,7 @@ from pathlib import Path
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from .address import address_of
 from .host import WHOLE_SAYS
-from .journal import FORMATS, LEVELS, keep_journal
+from .journal import FORMATS, LEVELS, journal
 from .metrics import Metrics
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
@@ -68,7 +67,11 @@ def parser() -> argparse.ArgumentParser:
         "--metrics-port", type=int, help="answer Prometheus here, on loopback only; 0 takes a free one"
     )
     options.add_argument(
-        "--log-level", choices=LEVELS, default="warning", help="info: connections, sessions; debug: steps"
+        "--log-level",
+        choices=["auto", *LEVELS],
+        default="auto",
+        help="notice: who comes and goes; info: sessions and refused calls too; debug: steps; auto is notice with "
+        "--tls, warning without",
     )
     options.add_argument("--log-format", choices=FORMATS, default="text", help="json: an object on each line of stderr")
     options.add_argument("--idle", type=float, default=1800.0, help="seconds until a silent connection ends")
@@ -82,8 +85,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or (with --parent-pipe) the end of stdin; return the exit status."""
     args = parser().parse_args(argv)
-    keep_journal(args.log_level, args.log_format)
-    logging.getLogger("lsplit_kit.host.who").setLevel(logging.INFO if args.tls else logging.NOTSET)
+    level = args.log_level if args.log_level != "auto" else "notice" if args.tls else "warning"
+    with journal(level, args.log_format):
+        return _main(args)
+
+
+def _main(args: argparse.Namespace) -> int:
     over, written, child, metrics = threading.Event(), list[Path](), Child(), Metrics()
     if args.parent_pipe:
         threading.Thread(target=_watch_parent, args=(over, os.getppid(), written, child), daemon=True).start()

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import logging
 import socket
 import ssl
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 from rpyc.utils.factory import connect_channel
 from rpyc.utils.server import ThreadedServer
 
 from ..errors import AuthError, Busy
-from . import door
+from ..wire.events import NOTICE, log, tell
 from .address import address_of
-from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, log, safe_text
+from .door import ANYONE, TOKEN, Door
+from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, safe_text
 from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
 MOST_STRANGERS = 64  # connections without a place; each costs a thread
 RETRY_SECONDS = 5.0  # until a host without a free place is asked again
+_numbers = itertools.count(1)  # of connections
+_silent = log.getChild("rpyc")  # what it says of connections is said below
+_silent.setLevel(logging.WARNING)
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
 
 
@@ -40,7 +47,8 @@ class StrictServer(ThreadedServer):
 
     `max_clients` connections at once, `max_each` of one name of a certificate, others are told that it is busy; one
     idle for `idle` seconds ends, a frame has `deadline` seconds, all that a peer does before it is let in `handshake`
-    seconds. tls: a context of `host_context(folder, auth)`; the peer's name is the connection's `credentials`.
+    seconds. tls: a context of `host_context(folder, auth)`. What the host calls the peer, its certificate's name or
+    "token/7", is the connection's `credentials`.
     """
 
     def __init__(
@@ -67,9 +75,9 @@ class StrictServer(ThreadedServer):
             port=port,
             ipv6=":" in hostname,
             protocol_config=dict(CONFIG),
-            logger=log,
+            logger=_silent,
         )
-        self._door, self._max_clients, self._max_each = door.Door(token, tls, auth, handshake), max_clients, max_each
+        self._door, self._max_clients, self._max_each = Door(token, tls, auth, handshake), max_clients, max_each
         self._named: Counter[str] = Counter()  # places taken, by name
         self._counting = threading.Lock()
         self._strangers: dict[int, socket.socket] = {}  # by thread, who has no place (yet), the longest here first
@@ -88,7 +96,7 @@ class StrictServer(ThreadedServer):
         except EOFError as err:
             if not (isinstance(err.__context__, OSError) and err.__context__.errno in _PASSING):
                 raise
-            log.warning("no connection could be taken: %s", err.__context__.strerror)
+            tell("no connection could be taken", logging.WARNING, why=str(err.__context__.strerror))
             time.sleep(0.1)
 
     def _accept_method(self, sock: socket.socket) -> None:
@@ -99,7 +107,7 @@ class StrictServer(ThreadedServer):
         try:
             super()._accept_method(sock)
         except RuntimeError as err:  # no thread can be started
-            log.warning("no connection could be taken: %s", err)
+            tell("no connection could be taken", logging.WARNING, why=str(err))
             self.clients.discard(sock)
             sock.close()
             self._threads.release()
@@ -127,7 +135,7 @@ class StrictServer(ThreadedServer):
     def _take_place(self, name: str) -> bool:
         """Whether a peer may stay: there is a place, and others of the same name have not taken their share."""
         with self._counting:
-            mine = self._named[name] < self._max_each or name in (door.TOKEN, door.ANYONE)
+            mine = self._named[name] < self._max_each or name in (TOKEN, ANYONE)
             place = mine and self._named.total() < self._max_clients
             self._named[name] += place
             if place:
@@ -141,30 +149,34 @@ class StrictServer(ThreadedServer):
 
     def _serve_client(self, sock: socket.socket, credentials: object) -> None:
         channel, conn, place, name, inside = None, None, False, "", None
-        came, peer = time.monotonic(), sock.getpeername()[0]
+        came, event, level, cause, why = time.monotonic(), "stranger left", logging.INFO, None, ""
+        who: dict[str, Any] = {}
         try:
+            who = {"address": sock.getpeername()[0]}
             stream, name = self._door.let_in(sock, self._deadline, self.clients, self._meet)
             channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
-            place = self._take_place(name)
+            # Those without a certificate are told apart by connection.
+            client = f"{name}/{next(_numbers)}" if name in (TOKEN, ANYONE) else name
+            who, place = {"client": client} | who, self._take_place(name)
             if not place:
-                log.warning("no place is free; %s was sent away", name)
+                event, level, why = "turned away", logging.WARNING, "no place is free"
                 conn = connect_channel(channel, Full, dict(self.protocol_config))
                 conn.answer(self._door.seconds)
                 return
-            door.log.info("%s came, from %s", name, peer)
-            conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=name))
-            while not conn.closed and conn.answer(self._idle):
-                pass
+            event, level = "disconnected", NOTICE
+            tell("connected", NOTICE, **who)
+            conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=client))
+            while not conn.closed:
+                if not conn.answer(self._idle):
+                    why = "idle"
+                    break
         except (AuthError, TlsError, ssl.SSLError) as err:
-            door.log.info(
-                "a peer at %s was sent away: %s",
-                peer,
-                safe_text(TlsError(err) if isinstance(err, ssl.SSLError) else err),
-            )
+            why = why or safe_text(TlsError(err) if isinstance(err, ssl.SSLError) else err)
+            event, level = (event, level) if place else ("turned away", NOTICE)
         except (EOFError, OSError) as err:
-            log.info("a connection ended: %s", err)
-        except Exception:  # a peer's nonsense ends its own connection, never the thread's neighbours
-            log.info("a connection was dropped", exc_info=True)
+            why = why or str(err)
+        except Exception as err:  # a peer's nonsense ends its own connection, never the thread's neighbours
+            cause = err
         finally:
             if channel is not None:
                 channel.close()
@@ -172,5 +184,5 @@ class StrictServer(ThreadedServer):
                 conn.close()
             if place:
                 self._leave_place(name)
-                door.log.info("%s left after %.0f s", name, time.monotonic() - came)
+            tell(event, level, cause, **who, seconds=round(time.monotonic() - came, 3), **({"why": why} if why else {}))
             self.clients.discard(inside)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..errors import FingerprintMismatch, FrameError, VersionMismatch
+from ..wire.events import tell
 from ..wire.link import BodyHost, Message
 from ..wire.message import MAX_TIMINGS, PROTOCOL, HostInfo, Open
-from .door import ANYONE, TOKEN
-from .journal import tell
+from .door import TOKEN
 from .protocol import PrimitiveService, safe_text
 from .turns import Turns
 from .watching import ASKED, Watch
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ..split.sessions import Work
 
 _HELLO = (str, str, str, str, str, int, int, str)
-_numbers = itertools.count(1)  # of connections
 
 
 class HeldBody(BodyHost, Protocol):
@@ -66,16 +64,13 @@ class BodyService(PrimitiveService):
         self.owner = ""
 
     def on_connect(self, conn: Any) -> None:
-        """Who the peer is, as the handshake found out; those without a certificate are told apart by connection."""
-        named = str(conn._config.get("credentials") or TOKEN)
-        self.owner = f"{named}/{next(_numbers)}" if named in (TOKEN, ANYONE) else named
+        """Who the peer is, as the server found out."""
+        self.owner = str(conn._config.get("credentials") or TOKEN)
         self.watch.count(1)
-        tell("connected", client=self.owner)
 
     def on_disconnect(self, conn: object) -> None:
         """Forget every session of the connection that ended."""
         self.watch.count(-1)
-        tell("disconnected", client=self.owner)
         if self._part is not None:
             self._part.close()
 

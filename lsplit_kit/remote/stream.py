@@ -39,7 +39,8 @@ class TlsError(EOFError):
     """TLS found fault with the peer, or the peer with us; `error` is what OpenSSL said."""
 
     def __init__(self, error: ssl.SSLError) -> None:
-        super().__init__((error.reason or str(error)).lower().replace("_", " "))
+        why = getattr(error, "verify_message", "") or (error.reason or str(error)).lower().replace("_", " ")
+        super().__init__(why)
         self.error = error
 
 

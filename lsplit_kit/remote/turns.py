@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Busy, CacheMiss
+from ..wire.events import tell
 
 if TYPE_CHECKING:
     from ..split.pool import Pool
     from ..split.sessions import Work
     from ..split.together import Joint
 
-log = logging.getLogger("lsplit_kit.host")
 RECENT = 0.5  # seconds: a client that sent a token so lately is waited for
 MOST = 32  # rows of one computation
 
@@ -153,8 +153,8 @@ class Turns:
             try:
                 with self.pool.computing:
                     outs: list[Any] = list(forward([job.asked for job in joint if job.asked]))
-            except Exception:  # whose fault it was is not known: each is replayed, alone
-                log.exception("%d steps could not be computed together", len(joint))
+            except Exception as err:  # whose fault it was is not known: each is replayed, alone
+                tell("steps not computed together", logging.ERROR, err, steps=len(joint))
                 outs = [CacheMiss("This host lost the session in a computation; replay it.", have=0) for _ in joint]
             for job, out in zip(joint, outs, strict=True):
                 self._go_on(job, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import LimitExceeded, SessionUnknown
+from ..wire.events import tell
 from ..wire.watch import STAGES
 from .telling import Spent
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 2 << 30
 MAX_BROUGHT = 256 << 20  # bytes of the calibrations that all clients brought
-log = logging.getLogger("lsplit_kit.host")
 
 
 @dataclass(eq=False)
@@ -159,8 +158,7 @@ class Pool:
 
     def _forget(self, session: Remembered, place: Place) -> None:
         self.evictions += 1
-        facts = {"client": place.home.owner, "session": place.number, "bytes": place.size}
-        log.info("session forgotten", extra={"facts": facts})
+        tell("session forgotten", client=place.home.owner, session=place.number, bytes=place.size)
         if session.forget():
             self._weigh(session, place)
             return

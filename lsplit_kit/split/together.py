@@ -7,7 +7,6 @@ keeps a cache of its own length.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from ..wire.events import tell
 from .blocks import growing_cache
 
-log = logging.getLogger("lsplit_kit.host")
 NAME, USUAL = "lsplit_rows", "sdpa"
 
 
@@ -85,7 +84,7 @@ def agrees(base: nn.Module, share: float = 1e-3) -> bool:
         expected = [run(base, v[:, -1:], c) for v, c in zip(vectors, alone, strict=True)]
         found = forward([Joint(base, v[:, -1:], c) for v, c in zip(vectors, together, strict=True)])
     except Exception as err:  # a family whose attention cannot be given rows
-        log.info("%s is not computed for several clients at once: %s", type(base).__name__, err)
+        tell("not computed for several clients at once", cause=err, family=type(base).__name__)
         return False
     return all(bool((a - b).abs().max() <= share * b.abs().max()) for a, b in zip(found, expected, strict=True))
 

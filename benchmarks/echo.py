@@ -13,9 +13,9 @@ import sys
 import threading
 
 from lsplit_kit.remote.protocol import PrimitiveService
+from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire
-from lsplit_kit.remote.tls import host_context
 from lsplit_kit.remote.token import new_token, write_token
 from lsplit_kit.wire.message import PROTOCOL, HostInfo
 
@@ -65,10 +65,7 @@ def bare() -> None:
 def kit(folder: str | None = None) -> None:
     """Echo over the kit's locked-down RPyC connection, with a class's folder over TLS."""
     token = new_token()
-    if folder:
-        server = StrictServer(EchoService, token, tls=host_context(folder, "certificate"), auth="certificate")
-    else:
-        server = StrictServer(EchoService, token)
+    server = StrictServer(EchoService, token, gate=Gate(folder) if folder else None)
     path = write_token(server.host, server.port, token)
     threading.Thread(target=server.start, daemon=True).start()
     print(server.port, flush=True)

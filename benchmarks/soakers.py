@@ -22,10 +22,11 @@ from lsplit_kit.errors import LsplitError
 from lsplit_kit.models.partial import Held
 from lsplit_kit.remote.authority import Authority
 from lsplit_kit.remote.client import RpycLink
+from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
-from lsplit_kit.remote.tls import LOOPBACK, host_context
+from lsplit_kit.remote.tls import LOOPBACK
 from lsplit_kit.split.plan import SplitPlan
 
 TOKEN, TOKENS, DEAD = b"t" * 32, 8, struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, as the kernel does
@@ -53,7 +54,7 @@ class Stage:
         self.turns = sharing.turns(self.body.pool)
         service, options = service_of(self.body, self.turns), {"max_clients": 40, "max_each": 40, **options}
         self.plain = StrictServer(service, TOKEN, **options)
-        self.tls = StrictServer(service, TOKEN, tls=host_context(folder, "certificate"), auth="certificate", **options)
+        self.tls = StrictServer(service, TOKEN, gate=Gate(folder), **options)
         self._threads = [threading.Thread(target=server.start, daemon=True) for server in self.servers]
 
     @property

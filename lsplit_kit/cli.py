@@ -125,6 +125,38 @@ def certs_class(
     )
 
 
+@certs.command("add")
+def certs_add(
+    folder: Annotated[Path, typer.Argument(help="the class's folder")],
+    students: Annotated[int | None, typer.Option(help="how many more, numbered on")] = None,
+    names: Annotated[Path | None, typer.Option(help="a text file instead, with one name a line")] = None,
+) -> None:
+    """Write files for students who join a class; hosts need not be told."""
+    from .remote.certificates import read_roster
+    from .remote.changes import add_students
+
+    if (students is None) == (names is None):
+        raise UnsupportedOption("Give either --students 5 or --names roster.txt.")
+    made = add_students(folder, (students or 0) if names is None else read_roster(names))
+    print("\n".join(str(folder / "students" / f"{name}.pem") for name in made))
+
+
+@certs.command("revoke")
+def certs_revoke(
+    folder: Annotated[Path, typer.Argument(help="the class's folder")],
+    names: Annotated[list[str], typer.Argument(help="whose files are worth nothing from now on")],
+) -> None:
+    """Make hosts of a class refuse the files of these students, and end their connections."""
+    from .remote.changes import revoke
+
+    left = revoke(folder, names)
+    print(
+        f"revoked: {', '.join(dict.fromkeys(names))}; {len(left)} students are left\n"
+        f"A host on this machine knows at once; for one elsewhere copy {folder / 'host' / 'revoked.pem'} there, beside "
+        "its host.pem."
+    )
+
+
 @app.command()
 def audit(
     address: Annotated[str, typer.Argument(help="the host, rpyc://ADDRESS:PORT or rpycs://ADDRESS:PORT")],

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer.testing import CliRunner
 
 from lsplit_kit import cli, errors
@@ -13,6 +14,7 @@ from lsplit_kit.remote import certificates
 from lsplit_kit.remote.authority import Bundle
 from lsplit_kit.remote.certificates import make_class, read_roster
 
+OWN = ["README.txt", "authority.pem", "ca.pem", "host/host.pem", "register.txt"]
 NEVER = "\nIt was not written, and nothing is left over."
 
 
@@ -29,7 +31,7 @@ def files(folder):
 
 def test_a_class_is_one_file_for_the_host_and_one_for_each_student(made):
     students = [f"students/{name}.pem" for name in sorted(made.students)]
-    assert files(made.folder) == ["README.txt", "ca.pem", "host/host.pem", *students]
+    assert files(made.folder) == [*OWN, *students]
     assert {"localhost", "127.0.0.1", "::1", "gpu.example.org"} <= set(Bundle(made.folder / "host/host.pem").hosts)
     for name in made.students:
         bundle = Bundle(made.folder / "students" / f"{name}.pem")
@@ -41,10 +43,10 @@ def test_keys_can_be_read_by_their_owner_only(made):
     for path in [made.folder, *made.folder.rglob("*")]:
         secret = path.is_dir() or b"PRIVATE KEY" in path.read_bytes()
         assert not secret or stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
-        assert secret or path.name in ("README.txt", "ca.pem")
+        assert secret or path.name in ("README.txt", "ca.pem", "register.txt")
 
 
-def test_the_authority_signed_everything_and_its_key_is_nowhere(made):
+def test_the_authority_signed_everything_and_its_key_is_in_one_file(made):
     authority = x509.load_pem_x509_certificate((made.folder / "ca.pem").read_bytes())
     keys = 0
     for path in made.folder.rglob("*.pem"):
@@ -52,7 +54,9 @@ def test_the_authority_signed_everything_and_its_key_is_nowhere(made):
         chain[0].verify_directly_issued_by(authority)
         assert chain[-1] == authority
         keys += path.read_bytes().count(b"BEGIN PRIVATE KEY")
-    assert keys == 4  # the host's and the students', not the authority's
+        mine = load_pem_private_key(path.read_bytes(), None) if b"PRIVATE KEY" in path.read_bytes() else None
+        assert mine is None or (mine.public_key() == authority.public_key()) == (path.name == "authority.pem")
+    assert keys == 5  # the host's, the students', and the authority's
 
 
 def test_two_classes_have_nothing_in_common(made, tmp_path):
@@ -115,7 +119,7 @@ def test_a_class_that_is_there_stays_unless_told(made, tmp_path):
         make_class(first.folder, 2)
     assert before == {path: (first.folder / path).read_bytes() for path in files(first.folder)}
     make_class(first.folder, ["ann"], overwrite=True)
-    assert files(first.folder) == ["README.txt", "ca.pem", "host/host.pem", "students/ann.pem"]
+    assert files(first.folder) == [*OWN, "students/ann.pem"]
     assert [path.name for path in tmp_path.iterdir()] == ["class"]
 
 
@@ -132,7 +136,7 @@ def test_what_is_no_class_is_never_replaced(tmp_path, other):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_nothing_half_written_is_left(tmp_path, monkeypatch, fault, overwrite):
     before = files(make_class(tmp_path / "class", 3).folder) if overwrite else []
-    write, count = certificates._private, []
+    write, count = certificates.write_bundle, []
 
     def failing(path, content):
         count.append(path)
@@ -140,7 +144,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch, fault, overwrite):
             raise fault
         write(path, content)
 
-    monkeypatch.setattr(certificates, "_private", failing)
+    monkeypatch.setattr(certificates, "write_bundle", failing)
     expected = errors.UnsupportedOption if isinstance(fault, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         make_class(tmp_path / "class", 5, overwrite=overwrite)

@@ -27,10 +27,11 @@ from lsplit_kit.remote.authority import Authority
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.protocol import PrimitiveService
 from lsplit_kit.remote.relay import Relay
+from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream
-from lsplit_kit.remote.tls import LOOPBACK, MODES, Ticket, host_context
+from lsplit_kit.remote.tls import LOOPBACK, MODES, Ticket
 from lsplit_kit.wire.events import NOTICE
 from lsplit_kit.wire.message import PROTOCOL, HostInfo, Open
 
@@ -68,9 +69,9 @@ class Echo(PrimitiveService):
 @contextlib.contextmanager
 def serving(service, folder=None, mode="certificate", **options):
     """A server of this process, in a thread; without a folder it speaks no TLS."""
-    tls = host_context(folder, mode) if folder else None
+    gate = Gate(folder, mode) if folder else None
     options = dict(handshake=5.0, deadline=5.0, max_clients=8) | options
-    server = StrictServer(service, TOKEN, tls=tls, auth=mode if folder else "token", **options)
+    server = StrictServer(service, TOKEN, gate=gate, **options)
     server.listener.listen(20)
     thread = threading.Thread(target=server.start, daemon=True)
     thread.start()
@@ -462,7 +463,7 @@ def test_what_says_nothing_at_all(room, end, error):
 
 
 def test_without_tls_nobody_comes_in_without_the_token():
-    server = StrictServer(Echo, TOKEN, auth="none")
+    server = StrictServer(Echo, TOKEN)
     assert server._door.mode == "token"
     server.close()
 

@@ -1,4 +1,4 @@
-"""A class's certificates: a throw-away authority, a certificate for the host, and one PEM file for each student."""
+"""A class's certificates: an authority of its own, a certificate for the host, and one PEM file for each student."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UnsupportedOption
-from .authority import Authority
+from .authority import Authority, Bundle
 from .protocol import safe_text
+from .register import REGISTER, Entry, write_register
 from .tls import LOOPBACK
 
 MOST_STUDENTS, MOST_DAYS, DAYS = 1000, 3650, 200
 RESERVED = {"token", "anyone", "host"}  # what the host calls a peer that has no name of its own
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_PARTS = {"ca.pem", "README.txt", "host", "students"}
+KEY = "authority.pem"  # in the class's folder: who has it can issue certificates of the class
+_PARTS = {"ca.pem", "README.txt", "host", "students", KEY, REGISTER}
 _README = """A class of lsplit_kit, valid until {until:%Y-%m-%d}. Keep this folder to yourself.
 
 host/host.pem      for the machine that runs the host, and for nobody else:
@@ -32,8 +34,13 @@ students/NAME.pem  one for each student, who is known to the host by this name:
                      lk.split(model, body="rpycs://HOST:PORT", certificate="NAME.pem")
 ca.pem             no secret; all that a student needs, beside the token, with: lsplit host --tls host --auth token
 
-The host's certificate is for {names}. Nothing can be added to a class, because the key of its authority was not kept,
-and no file can be called back: for that, make another class.
+authority.pem      the key of the class's authority, for nobody else and no other machine. It takes in and calls back:
+                     lsplit certs add FOLDER --students 1
+                     lsplit certs revoke FOLDER NAME
+                   Without it (you may remove it) nothing can be added to the class, and no file called back.
+register.txt       who has a certificate, and whose was revoked
+
+The host's certificate is for {names}.
 """
 
 
@@ -92,7 +99,7 @@ def read_roster(path: str | os.PathLike[str]) -> tuple[str, ...]:
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
     """The students' names, which become file names and common names; raises UnsupportedOption."""
     found, seen = tuple(names), set[str]()
-    _check_many(len(found))
+    check_many(len(found))
     for name in found:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
             raise UnsupportedOption(
@@ -107,11 +114,12 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _numbered(many: int) -> tuple[str, ...]:
-    _check_many(many)
+    check_many(many)
     return tuple(f"student-{number:0{max(2, len(str(many)))}}" for number in range(1, many + 1))
 
 
-def _check_many(many: int) -> None:
+def check_many(many: int) -> None:
+    """Raise UnsupportedOption for a number of students that no class has."""
     if isinstance(many, bool) or not 1 <= many <= MOST_STUDENTS:
         raise UnsupportedOption(f"A class has 1 to {MOST_STUDENTS} students, got {many}.")
 
@@ -160,14 +168,20 @@ def _check_place(folder: Path, overwrite: bool) -> None:
 def _write(folder: Path, made: Class, authority: Authority) -> None:
     for part in ("host", "students"):
         (folder / part).mkdir(mode=0o700)
-    _private(folder / "host" / "host.pem", authority.issue("host", made.hosts))
+    write_bundle(folder / "host" / "host.pem", authority.issue("host", made.hosts))
+    entries = []
     for name in made.students:
-        _private(folder / "students" / f"{name}.pem", authority.issue(name))
+        path = folder / "students" / f"{name}.pem"
+        write_bundle(path, authority.issue(name))
+        entries.append(Entry(name, Bundle(path).serial))
+    write_register(folder, entries)
+    write_bundle(folder / KEY, authority.key_pem)
     (folder / "ca.pem").write_bytes(authority.pem)
     (folder / "README.txt").write_text(_README.format(until=made.until, names=", ".join(made.hosts)), "utf-8")
 
 
-def _private(path: Path, content: bytes) -> None:
+def write_bundle(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read; raises OSError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
 

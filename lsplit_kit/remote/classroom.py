@@ -10,6 +10,7 @@ from ..errors import UnsupportedOption
 from .address import address_of
 from .authority import Bundle
 from .certificates import DAYS, make_class, read_roster
+from .register import REGISTER, read_register, valid
 from .serve import parser
 from .tls import LOOPBACK, host_file
 
@@ -45,9 +46,9 @@ def prepare(
         make_class(folder, read_roster(roster) if roster else students or 0, hosts=hosts, days=days)
         what = "was made"
     bundle = Bundle(host_file(folder / "host"))
-    many = len(list((folder / "students").glob("*.pem"))) or asked  # handed out, and not kept here
+    many = _many(folder) or asked
     if not many or many < 1:
-        raise UnsupportedOption(f"No student's file is in {folder}; say how many there are: --students 30.")
+        raise UnsupportedOption(f"No student is known in {folder}; say how many there are: --students 30.")
     arguments = [
         "--tls", str(folder / "host"), "--bind", "0.0.0.0", "--port", str(PORT),
         "--max-clients", str(EACH * many), "--max-each", str(EACH), "--batch-window-ms", "5", *more,
@@ -64,3 +65,10 @@ def prepare(
         f"Ctrl-C ends the host, the same command starts it again; the class ends when {folder} is removed.",
         arguments,
     )
+
+
+def _many(folder: Path) -> int:
+    """How many students a class has: files may have been handed out, and not kept."""
+    if (folder / REGISTER).exists():
+        return len(valid(read_register(folder)))
+    return len(list((folder / "students").glob("*.pem")))  # the host's part alone, or an older class

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 
 from ..errors import AuthError
+from .revoked import Gate, serial_of
 from .stream import FastStream, part
 from .tls import common_name
 from .token import TLS_HERE, prove_to_client
@@ -17,14 +19,16 @@ TOKEN, ANYONE = "token", "anyone"  # the names of peers that have none
 
 
 class Door:
-    """Lets a peer in that proves the token, or over TLS, as `mode` says, a certificate, the token or nothing.
+    """Lets a peer in that proves the token, or over TLS what the gate's `mode` says: a certificate, it, or nothing.
 
     seconds: for everything that a stranger does before it is let in.
     """
 
-    def __init__(self, token: bytes, tls: ssl.SSLContext | None, mode: str, seconds: float) -> None:
-        self.tls, self.seconds, self._token = tls, seconds, token
-        self.mode = mode if tls is not None else "token"  # without TLS nobody comes in without it
+    def __init__(self, token: bytes, gate: Gate | None, seconds: float) -> None:
+        self.gate, self.seconds, self._token = gate, seconds, token
+        self.mode = gate.mode if gate is not None else "token"  # without TLS nobody comes in without it
+        self._inside: dict[socket.socket, int] = {}  # who showed a certificate, and its serial number
+        self._mutex, self._swept = threading.Lock(), frozenset[int]()
 
     def let_in(
         self, sock: socket.socket, deadline: float, clients: set[socket.socket], meet: Callable[[socket.socket], None]
@@ -36,8 +40,9 @@ class Door:
         """
         end = time.monotonic() + self.seconds
         sock.settimeout(self.seconds)
-        if self.tls is not None:
-            sock = self._wrapped(self.tls, sock, clients)
+        if self.gate is not None:
+            self.gate.look()
+            sock = self._wrapped(self.gate.context, sock, clients)
             meet(sock)
         try:
             name = TOKEN
@@ -50,6 +55,9 @@ class Door:
             stream = FastStream(sock, deadline)
             if self.mode == "token":
                 prove_to_client(stream, self._token, max(end - time.monotonic(), 0.001))
+            if self.mode == "certificate" and isinstance(sock, ssl.SSLSocket):
+                with self._mutex:
+                    self._inside[sock] = serial_of(sock)
             return stream, name
         except BaseException as err:
             if isinstance(err, ssl.SSLError):  # the peer finds the reason among the last bytes
@@ -58,6 +66,28 @@ class Door:
             with contextlib.suppress(OSError):
                 sock.close()
             raise
+
+    def put_out(self) -> None:
+        """End the connections of those whose certificate was revoked; their own threads find the end and clean up."""
+        if self.gate is not None:
+            self.gate.look()
+            if self.gate.revoked is self._swept:
+                return
+            self._swept = self.gate.revoked
+            with self._mutex:
+                out = [sock for sock in self._inside if self.is_out(sock)]
+            for sock in out:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def is_out(self, sock: socket.socket) -> bool:
+        """Whether somebody who was let in has a certificate that was revoked since."""
+        return self.gate is not None and self._inside.get(sock) in self.gate.revoked
+
+    def leave(self, sock: socket.socket) -> None:
+        """Somebody who was let in is gone."""
+        with self._mutex:
+            self._inside.pop(sock, None)
 
     @staticmethod
     def _wrapped(tls: ssl.SSLContext, sock: socket.socket, clients: set[socket.socket]) -> socket.socket:

@@ -9,7 +9,6 @@ import ipaddress
 import json
 import os
 import signal
-import ssl
 import sys
 import threading
 import time
@@ -23,10 +22,11 @@ from .address import address_of
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, journal
 from .metrics import Metrics
+from .revoked import Gate
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import add_options, sharing_of
-from .tls import LOOPBACK, MODES, host_context, host_file
+from .tls import LOOPBACK, MODES, host_file
 from .token import new_token, sweep_tokens, write_token
 from .watching import Child
 
@@ -118,6 +118,7 @@ def _main(args: argparse.Namespace) -> int:
         print(json.dumps(ready), flush=True)
         while worker.is_alive() and not over.wait(0.2):
             body.pool.sweep()
+            server.sweep()
         if not over.is_set():
             print("The host ended by itself: its listening socket failed.", file=sys.stderr, flush=True)
             return 1
@@ -138,11 +139,11 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
         raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
     if not args.idle > 0:
         raise UnsupportedOption("--idle takes a number of seconds above 0.")
-    sharing, token, tls = sharing_of(args), new_token(), _tls(args)
+    sharing, token, gate = sharing_of(args), new_token(), _gate(args)
     try:
         server = StrictServer(
             BodyService, token, args.bind, args.port, max_clients=args.max_clients, max_each=args.max_each,
-            idle=args.idle, tls=tls, auth=args.auth,
+            idle=args.idle, gate=gate,
         )  # fmt: skip
     except OSError as err:
         if err.errno == errno.EADDRINUSE:
@@ -209,7 +210,7 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+def _gate(args: argparse.Namespace) -> Gate | None:
     """The host's side of TLS; a certificate that every client would refuse is refused here."""
     if not args.tls:
         return None
@@ -220,7 +221,7 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
         raise AuthError(f"The certificate {bundle.path} expired on {bundle.until:%Y-%m-%d}; make a new class.")
     # A host that listens everywhere is told to people under the first name that is not loopback.
     args.known_as = next((name for name in bundle.hosts if name not in LOOPBACK), "")
-    return host_context(args.tls, args.auth)
+    return Gate(args.tls, args.auth)
 
 
 def _ready(server: StrictServer, body: HeldBody, token_file: list[Path], known_as: str) -> dict:

@@ -21,6 +21,7 @@ from ..wire.events import NOTICE, log, tell
 from .address import address_of
 from .door import ANYONE, TOKEN, Door
 from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, safe_text
+from .revoked import Gate
 from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0
@@ -43,11 +44,11 @@ class Full(PrimitiveService):
 
 
 class StrictServer(ThreadedServer):
-    """Serves a service class (not an instance) to peers that prove `token`; with `tls`, what `auth` says.
+    """Serves a service class (not an instance) to peers that prove `token`; with a `gate`, over TLS, what it asks for.
 
     `max_clients` connections at once, `max_each` of one name of a certificate, others are told that it is busy; one
     idle for `idle` seconds ends, a frame has `deadline` seconds, all that a peer does before it is let in `handshake`
-    seconds. tls: a context of `host_context(folder, auth)`. What the host calls the peer, its certificate's name or
+    seconds. What the host calls the peer, its certificate's name or
     "token/7", is the connection's `credentials`.
     """
 
@@ -64,8 +65,7 @@ class StrictServer(ThreadedServer):
         idle: float = 1800.0,
         deadline: float = 60.0,
         handshake: float = HANDSHAKE_SECONDS,
-        tls: ssl.SSLContext | None = None,
-        auth: str = "token",
+        gate: Gate | None = None,
     ) -> None:
         for name, value in (("idle", idle), ("deadline", deadline), ("handshake", handshake)):
             seconds(value, name)
@@ -77,7 +77,7 @@ class StrictServer(ThreadedServer):
             protocol_config=dict(CONFIG),
             logger=_silent,
         )
-        self._door, self._max_clients, self._max_each = Door(token, tls, auth, handshake), max_clients, max_each
+        self._door, self._max_clients, self._max_each = Door(token, gate, handshake), max_clients, max_each
         self._named: Counter[str] = Counter()  # places taken, by name
         self._counting = threading.Lock()
         self._strangers: dict[int, socket.socket] = {}  # by thread, who has no place (yet), the longest here first
@@ -87,7 +87,11 @@ class StrictServer(ThreadedServer):
     @property
     def address(self) -> str:
         """The address for a link, "rpyc://host:port", or "rpycs://host:port" with TLS."""
-        return address_of(self.host, self.port, self._door.tls is not None)
+        return address_of(self.host, self.port, self._door.gate is not None)
+
+    def sweep(self) -> None:
+        """End the connections of those whose certificate was revoked; to be called now and then."""
+        self._door.put_out()
 
     def accept(self) -> None:
         """As rpyc's, but a machine short of descriptors makes the next client wait; it does not end the host."""
@@ -163,6 +167,8 @@ class StrictServer(ThreadedServer):
                 conn = connect_channel(channel, Full, dict(self.protocol_config))
                 conn.answer(self._door.seconds)
                 return
+            if self._door.is_out(inside):  # between the handshake and now
+                raise AuthError("certificate revoked")
             event, level = "disconnected", NOTICE
             tell("connected", NOTICE, **who)
             conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=client))
@@ -172,7 +178,7 @@ class StrictServer(ThreadedServer):
                     break
         except (AuthError, TlsError, ssl.SSLError) as err:
             why = why or safe_text(TlsError(err) if isinstance(err, ssl.SSLError) else err)
-            event, level = (event, level) if place else ("turned away", NOTICE)
+            event, level = ("turned away", NOTICE) if event == "stranger left" else (event, level)
         except (EOFError, OSError) as err:
             why = why or str(err)
         except Exception as err:  # a peer's nonsense ends its own connection, never the thread's neighbours
@@ -184,5 +190,8 @@ class StrictServer(ThreadedServer):
                 conn.close()
             if place:
                 self._leave_place(name)
+            if inside is not None:
+                why = "certificate revoked" if self._door.is_out(inside) else why
+                self._door.leave(inside)
             tell(event, level, cause, **who, seconds=round(time.monotonic() - came, 3), **({"why": why} if why else {}))
             self.clients.discard(inside)

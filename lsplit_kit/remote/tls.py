@@ -23,6 +23,7 @@ _TOLD = {  # what the host's last words mean, which come with the first read
     "CERTIFICATE_REQUIRED": "asks for a certificate; {give}",
     "UNKNOWN_CA": "does not know the authority of your certificate {path}; take the bundle of this host's class",
     "CERTIFICATE_EXPIRED": "refused your certificate {path}: it has expired; ask for one of a new class",
+    "CERTIFICATE_REVOKED": "refused your certificate {path}: it was revoked; ask whoever runs the host for another one",
     "CERTIFICATE_UNKNOWN": "refused your certificate {path}",
     "UNSUPPORTED_CERTIFICATE": "refused your certificate {path}: it is not a student's",
     "BAD_CERTIFICATE": "refused your certificate {path}",

@@ -111,7 +111,7 @@ def certs_class(
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("class"),
     overwrite: Annotated[bool, typer.Option(help="replace the class that is there")] = False,
 ) -> None:
-    """Make a throw-away authority, a certificate for the host, and one file to hand out for each student."""
+    """Make an authority of the class's own, a certificate for the host, and one file to hand out for each student."""
     from .remote.certificates import make_class, read_roster
 
     if (students is None) == (names is None):

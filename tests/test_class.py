@@ -143,6 +143,8 @@ def test_everybody_has_a_place_and_a_share_and_what_the_teacher_says_comes_last(
 def test_files_that_were_handed_out_need_not_stay_at_the_host(tmp_path):
     first = prepare(tmp_path / "class", 4)
     shutil.rmtree(tmp_path / "class" / "students")
+    assert prepare(tmp_path / "class").arguments == first.arguments
+    (tmp_path / "class" / "register.txt").unlink()  # a machine that has the host's part alone
     assert prepare(tmp_path / "class", 4).arguments == first.arguments
     with pytest.raises(errors.UnsupportedOption, match="say how many there are"):
         prepare(tmp_path / "class")

@@ -49,11 +49,13 @@ class Gate:
                 raise AuthError(f"{self._path} is gone; those that it named stay out until the host ends.")
             return before, context
         from cryptography import x509  # a host without TLS, and a client, do without
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
         try:
             found = x509.load_pem_x509_crl(self._path.read_bytes())
             *_, authority = x509.load_pem_x509_certificates(host_file(self._folder).read_bytes())
-            if not found.is_signature_valid(authority.public_key()):  # TLS would refuse everybody
+            key = authority.public_key()
+            if not (isinstance(key, EllipticCurvePublicKey) and found.is_signature_valid(key)):  # TLS refuses everybody
                 raise AuthError(f"The list of revoked certificates {self._path} is of another class.")
             serials = frozenset(each.serial_number for each in found)
             context.load_verify_locations(self._path)

@@ -449,6 +449,16 @@ def test_bad_metrics_ports_are_a_sentence(port):
         lk.host("toy-llama", 1, 1, metrics_port=port)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of this machine")
+def test_metrics_answer_on_loopback_only_wherever_the_host_listens():
+    with lk.host("toy-llama", 1, 1, bind="0.0.0.0", allow_remote=True, metrics_port=0) as host:
+        port = int(host.metrics.removesuffix("/metrics").rpartition(":")[2])
+        socket.create_connection(("127.0.0.2", int(host.address.rpartition(":")[2])), 5).close()  # the host itself
+        assert host.metrics == f"http://127.0.0.1:{port}/metrics" and scraped(host.metrics)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 5)
+
+
 def test_metrics_end_with_their_host():
     found = metrics.Metrics()
     found.serve(0)

@@ -240,7 +240,7 @@ def test_doctor_answers_in_full(monkeypatch):
         "FAIL",
     }
     seen = table.set_index("check").status
-    for name in ("Python", "torch", "transformers", "rpyc", "plotly", "anywidget", "ipywidgets", "nbformat"):
+    for name in ("Python", *(name for name, _, _ in doctor.PACKAGES)):
         assert seen[name] == "OK"
     for name in ("OMP_NUM_THREADS", "loopback socket", "kernel and Lab share one environment"):
         assert seen[name] == "OK", table

@@ -22,6 +22,8 @@ PACKAGES: tuple[tuple[str, str, str | None], ...] = (
     ("transformers", "5.20", None),
     ("diffusers", "0.40", None),
     ("rpyc", "6.0.2", "6.1"),
+    ("cryptography", "43", None),
+    ("prometheus-client", "0.20", None),
     ("plotly", "6.1", "8"),
     ("anywidget", "0.9.13", None),
     ("ipywidgets", "8.1", "9"),

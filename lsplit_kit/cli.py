@@ -151,7 +151,7 @@ def certs_revoke(
 
     left = revoke(folder, names)
     print(
-        f"revoked: {', '.join(dict.fromkeys(names))}; {len(left)} students are left\n"
+        f"revoked: {', '.join(dict.fromkeys(names))}; valid files: {len(left)}\n"
         f"A host on this machine knows at once; for one elsewhere copy {folder / 'host' / 'revoked.pem'} there, beside "
         "its host.pem."
     )

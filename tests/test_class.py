@@ -135,6 +135,8 @@ def test_everybody_has_a_place_and_a_share_and_what_the_teacher_says_comes_last(
     assert options.max_clients == 33 * options.max_each and options.bind == "0.0.0.0"
     assert options.quota_mb == 100 and options.memory_mb == 3300
     assert 'body="rpycs://gpu.example.org:18861"' in made.says and "33 students" in made.says
+    rehearsed = prepare(tmp_path / "class", more=["--bind", "127.0.0.1"])
+    assert 'body="rpycs://127.0.0.1:18861"' in rehearsed.says and "lsplit certs revoke" in rehearsed.says
     again = prepare(tmp_path / "class", more=["--max-clients", "5", "--quota-mb", "7"])
     options = parser().parse_args(again.arguments)
     assert (options.max_clients, options.quota_mb) == (5, 7)

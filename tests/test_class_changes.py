@@ -262,7 +262,7 @@ def test_the_commands(folder):
     assert done.exit_code == 0
     assert [Bundle(line).name for line in done.stdout.splitlines()] == ["student-01", "student-02"]
     done = said("revoke", str(folder), "ann", "student-01")
-    assert done.exit_code == 0 and "revoked: ann, student-01; 2 students are left" in done.stdout
+    assert done.exit_code == 0 and "revoked: ann, student-01; valid files: 2" in done.stdout
     assert str(folder / "host" / "revoked.pem") in done.stdout
     assert sorted(path.stem for path in (folder / "students").iterdir()) == ["bo", "student-02"]
     for wrong in ([], ["--students", "1", "--names", "x"]):

@@ -56,12 +56,14 @@ def prepare(
     chosen = parser().parse_args(arguments)  # an argument that is none is refused before anything is said
     if chosen.quota_mb is None:  # shares that fit together: nobody's use makes somebody else's session forgotten
         arguments += ["--quota-mb", str(chosen.memory_mb / many)]
-    name = next((name for name in bundle.hosts if name not in LOOPBACK), LOOPBACK[0])
+    outside = next((name for name in bundle.hosts if name not in LOOPBACK), LOOPBACK[0])
+    name = chosen.bind if chosen.bind in LOOPBACK else outside
     address = address_of(name, chosen.port, tls=True) if chosen.port else "the address in the ready line"
     return Prepared(
-        f"The class in {folder} {what}: {many} students, valid until {bundle.until:%Y-%m-%d}.\n"
+        f"The class in {folder} {what}: {many} student{'s' * (many != 1)}, valid until {bundle.until:%Y-%m-%d}.\n"
         f"Give each student one file of {folder / 'students'}; they pass\n"
         f'  body="{address}", certificate="NAME.pem"\n'
+        f"Somebody joins: lsplit certs add {folder} --students 1. Somebody leaves: lsplit certs revoke {folder} NAME.\n"
         f"Ctrl-C ends the host, the same command starts it again; the class ends when {folder} is removed.",
         arguments,
     )

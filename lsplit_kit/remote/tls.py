@@ -31,7 +31,7 @@ _TOLD = {  # what the host's last words mean, which come with the first read
     "ACCESS_DENIED": "refused your certificate {path}",
     "PROTOCOL_VERSION": "does not speak TLS 1.3",
 }
-_GIVE = f'give certificate="student-07.pem", or set {CERTIFICATE} to its path'
+_GIVE = f'give certificate="student-07.pem" (in a shell --certificate student-07.pem), or set {CERTIFICATE} to its path'
 
 
 class TlsSocket(ssl.SSLSocket):

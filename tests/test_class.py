@@ -30,8 +30,9 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("lsplit ")
 ]
-HERE = {"smollm2": "toy-llama", "18861": "0", "0.0.0.0": "127.0.0.1", "30": "2", "gpu.example.org": "gpu.example.org"}
+HERE = {"smollm2": "toy-llama", "18861": "0", "0.0.0.0": "127.0.0.1", "30": "2", "student-12": "student-02"}
 OWN = ("--students", "--names", "--host", "--days", "--out")
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 PROMPT = torch.arange(5, 14)[None]
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(240)
@@ -41,9 +42,8 @@ class Running:
     """A command of the kit that hosts, as a person starts it in a shell, in a folder of their own."""
 
     def __init__(self, command, folder):
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lsplit_kit", *command], cwd=folder, env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-m", "lsplit_kit", *command], cwd=folder, env=ENVIRONMENT,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.said: list[str] = []
@@ -74,6 +74,10 @@ def reply(model):
     return model.generate(PROMPT, max_new_tokens=6, min_new_tokens=6, do_sample=False)
 
 
+def changed(folder, command):
+    subprocess.run([sys.executable, "-m", "lsplit_kit", *command], cwd=folder, env=ENVIRONMENT, check=True, timeout=60)
+
+
 def student(folder, name, address):
     bundle = folder / "class" / "students" / f"{name}.pem"
     return lk.split(lk.load_local("toy-llama"), body=address, certificate=str(bundle), timeout=30)
@@ -99,8 +103,17 @@ def test_a_class_from_its_one_command_to_the_empty_folder(tmp_path):
     with Running(again, tmp_path) as host:  # the same class, at the same port: nobody does anything
         assert any("is there already and is used again: 2 students" in line for line in host.said)
         assert torch.equal(reply(ada), whole) and torch.equal(reply(bob), whole)
+        changed(tmp_path, of_the_page("certs add"))
+        eve = student(tmp_path, "student-07", address)
+        assert torch.equal(reply(eve), whole)
+        changed(tmp_path, of_the_page("certs revoke"))  # eve and bob
+        for gone in (eve, bob):
+            with pytest.raises(errors.AuthError, match="it was revoked"):
+                reply(gone)
+            gone.close()
+        assert torch.equal(reply(ada), whole)
         make_class(tmp_path / "class", 2, overwrite=True)  # who left has a bundle of the old class
-        ada.close(), bob.close()
+        ada.close()
         with pytest.raises(errors.AuthError, match="is not of the class of"):
             student(tmp_path, "student-01", address)
         assert host.stop() == 0

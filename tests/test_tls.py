@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream
 from lsplit_kit.remote.tls import LOOPBACK, MODES, Ticket
-from lsplit_kit.wire.events import NOTICE
+from lsplit_kit.wire.events import NOTICE, log
 from lsplit_kit.wire.message import PROTOCOL, HostInfo, Open
 
 TOKEN = bytes(range(32))
@@ -793,7 +794,10 @@ def test_a_host_process_takes_certificates_and_logs_names(room, toy, monkeypatch
     ],
 )
 def test_a_host_that_cannot_start_says_why(room, capsys, options, words):
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, log.level
     assert serve.main([option.replace("ROOM", str(room)) for option in options]) == 2
+    assert (root.handlers[:], root.level, log.level) == before  # its log ends with the program
     said = capsys.readouterr()
     assert words in said.err and said.out == "" and "Traceback" not in said.err
 

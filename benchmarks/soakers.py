@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import socket
 import struct
@@ -10,12 +11,14 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from light import TERMS, Text
 
 import lsplit_kit as lk
 from lsplit_kit.errors import LsplitError
@@ -27,6 +30,7 @@ from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.tls import LOOPBACK, host_context
 from lsplit_kit.split.plan import SplitPlan
+from lsplit_kit.wire.message import PROTOCOL, Open, Step
 
 TOKEN, TOKENS, DEAD = b"t" * 32, 8, struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, as the kernel does
 NAMES = ("ann", "bo", "cy", "di")
@@ -66,6 +70,21 @@ class Stage:
         if over_tls:
             return RpycLink(self.tls.address, 60.0, certificate=self.folder / f"{name}.pem")
         return RpycLink(self.plain.address, 60.0, token=TOKEN)
+
+    def record(self, path: Path, prompts: Sequence[int], name: str = NAMES[0]) -> Path:
+        """Write what a light client needs: a text for each of the prompts' lengths, and the way in to both doors."""
+        body = Held(self.model, SplitPlan(1, 1))
+        texts = []
+        for number, prompt in enumerate(prompts):
+            vectors = torch.randn(prompt + TOKENS, body.info.width, generator=torch.Generator().manual_seed(number))
+            up = vectors.numpy().tobytes()
+            texts.append(Text(prompt, up, body.step(body.open(Open(*TERMS)), Step(1, 0, 1, len(vectors), up))).raw())
+        path.write_text(json.dumps({
+            "addresses": [server.address for server in self.servers], "token": TOKEN.hex(),
+            "bundle": str(self.folder / f"{name}.pem"), "width": body.info.width, "texts": texts,
+            "hello": [PROTOCOL, "0", "0", "0", "", -1, -1, ""],
+        }), "utf-8")  # fmt: skip
+        return path
 
     def __enter__(self) -> Stage:
         for server, thread in zip(self.servers, self._threads, strict=True):

@@ -192,10 +192,10 @@ def render(r: dict[str, Any]) -> str:
     also = (
         f"{s['seconds'] / 60:.1f} minutes of clients that join, ask for one to four replies and leave; one in four has "
         "its connection reset at a random moment, and connects and replays. Host and these clients are one process, "
-        "with one body behind two doors, next tokens computed together, and memory for about two sessions. Other clients are "
-        "processes without a model, which send recorded vectors until they are killed. What is *in use* is what the C "
-        "library counts as asked for and not freed, when all clients have gone; the rest of a process's memory is gaps "
-        "that its allocator keeps, an arena for each few of the threads that come and go."
+        "with one body behind two doors, next tokens computed together, and memory for about two sessions. Other "
+        "clients are processes without a model, which send recorded vectors until they are killed. What is *in use* is "
+        "what the C library counts as asked for and not freed, when all clients have gone; the rest of a process's "
+        "memory is gaps that its allocator keeps, an arena for each few of the threads that come and go."
     )
     goals = [
         ["100,000 mutated frames, half of them over TLS", _yes(min(_sum(r, door) for door in DOORS) >= 50_000)],

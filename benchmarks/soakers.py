@@ -1,21 +1,33 @@
-"""A host with two doors, plain and TLS, in this process, and clients that join, talk, leave, or are killed."""
+"""A host with two doors, plain and TLS, in this process, and clients that join, talk, leave, or are killed.
+
+Most clients are threads of the same process, whole split models, whose connections are reset. Some are processes of
+their own (`light.py`), and die as processes do.
+"""
 
 from __future__ import annotations
 
 import gc
+import json
+import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import light
 import psutil
 import torch
+from heap import live_mb
+from light import TERMS, Text
 
 import lsplit_kit as lk
 from lsplit_kit.errors import LsplitError
@@ -28,9 +40,11 @@ from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.tls import LOOPBACK
 from lsplit_kit.split.plan import SplitPlan
+from lsplit_kit.wire.message import PROTOCOL, Open, Step
 
 TOKEN, TOKENS, DEAD = b"t" * 32, 8, struct.pack("ii", 1, 0)  # SO_LINGER: the connection is reset, as the kernel does
 NAMES = ("ann", "bo", "cy", "di")
+LIGHT = Path(light.__file__).resolve()
 
 
 def bundles(folder: Path) -> Path:
@@ -68,6 +82,21 @@ class Stage:
             return RpycLink(self.tls.address, 60.0, certificate=self.folder / f"{name}.pem")
         return RpycLink(self.plain.address, 60.0, token=TOKEN)
 
+    def record(self, path: Path, prompts: Sequence[int], name: str = NAMES[0]) -> Path:
+        """Write what a light client needs: a text for each of the prompts' lengths, and the way in to both doors."""
+        body = Held(self.model, SplitPlan(1, 1))
+        texts = []
+        for number, prompt in enumerate(prompts):
+            vectors = torch.randn(prompt + TOKENS, body.info.width, generator=torch.Generator().manual_seed(number))
+            up = vectors.numpy().tobytes()
+            texts.append(Text(prompt, up, body.step(body.open(Open(*TERMS)), Step(1, 0, 1, len(vectors), up))).raw())
+        path.write_text(json.dumps({
+            "addresses": [server.address for server in self.servers], "token": TOKEN.hex(),
+            "bundle": str(self.folder / f"{name}.pem"), "width": body.info.width, "texts": texts,
+            "hello": [PROTOCOL, "0", "0", "0", "", -1, -1, ""],
+        }), "utf-8")  # fmt: skip
+        return path
+
     def __enter__(self) -> Stage:
         for server, thread in zip(self.servers, self._threads, strict=True):
             server.listener.listen(64)
@@ -92,10 +121,15 @@ class Stage:
 
 
 class Soakers:
-    """So many clients at once on a stage; `done` counts what they did. A wrong reply is among `wrong`."""
+    """So many clients at once on a stage; `done` counts what they did. A wrong reply is among `wrong`.
 
-    def __init__(self, stage: Stage, clients: int, seed: int = 0) -> None:
-        self.stage, self.clients, self.seed = stage, clients, seed
+    processes: of the clients those that are processes of their own.
+    """
+
+    def __init__(self, stage: Stage, clients: int, seed: int = 0, processes: int = 0) -> None:
+        self.stage, self.seed = stage, seed
+        self._record = stage.record(stage.folder / "record.json", range(6, 36, 5)) if processes else None
+        self._lives = [self._die] * processes + [self._live] * (clients - processes)
         self.done, self.wrong, self._over = Counter[str](), list[str](), threading.Event()
         self._prompts = [
             torch.randint(3, 200, (1, 6 + 5 * n), generator=torch.Generator().manual_seed(n)) for n in range(6)
@@ -108,7 +142,7 @@ class Soakers:
 
     def run(self, seconds: float, look: float = 1.0) -> list[dict[str, float]]:
         """Let them come and go for so long; returns the process's memory, descriptors and threads once a `look`."""
-        threads = [threading.Thread(target=self._live, args=(n,)) for n in range(self.clients)]
+        threads = [threading.Thread(target=live, args=(n,)) for n, live in enumerate(self._lives)]
         seen, end = [], time.monotonic() + seconds
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,6 +170,21 @@ class Soakers:
                 self._talk(link, which, dice)
             finally:
                 link.close()
+
+    def _die(self, number: int) -> None:
+        """One process after the other, killed at a random moment, most of them while they wait for an answer."""
+        dice = random.Random(1000 * self.seed + number)
+        env = {**os.environ, "PYTHONPATH": str(LIGHT.parent.parent)}
+        while not self._over.is_set():
+            command = [sys.executable, str(LIGHT), str(self._record), str(dice.randrange(2**32))]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+                self._over.wait(dice.uniform(0.3, 3.0))
+                process.kill()
+                said = process.communicate()[0].splitlines()
+            self.done["killed processes"] += 1
+            self.done["joined from processes"] += said.count("joined")
+            self.done["texts of processes"] += len(said) - said.count("joined")
+            self.wrong += [line for line in said if line not in ("joined", "same")]
 
     def _talk(self, link: RpycLink, which: int, dice: random.Random) -> None:
         killed = dice.random() < 0.25
@@ -167,15 +216,16 @@ class Soakers:
 
 
 def state() -> dict[str, float]:
-    """Of this process: megabytes in memory, open descriptors, threads."""
+    """Of this process: megabytes in memory and in use (both are the same where nobody counts), descriptors, threads."""
     gc.collect()
     me = psutil.Process()
-    return {"mb": me.memory_info().rss / 1e6, "descriptors": me.num_fds(), "threads": threading.active_count()}
+    mb = me.memory_info().rss / 1e6
+    return {"mb": mb, "live": live_mb() or mb, "descriptors": me.num_fds(), "threads": threading.active_count()}
 
 
-def growth(seen: list[dict[str, float]]) -> float:
+def growth(seen: list[dict[str, float]], what: str = "mb") -> float:
     """Megabytes by which memory is more in the last quarter than in the second: its medians."""
-    middle = [sorted(s["mb"] for s in part)[len(part) // 2] for part in (_quarter(seen, 1), _quarter(seen, 3))]
+    middle = [sorted(s[what] for s in part)[len(part) // 2] for part in (_quarter(seen, 1), _quarter(seen, 3))]
     return middle[1] - middle[0]
 
 

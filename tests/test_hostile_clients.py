@@ -250,17 +250,16 @@ def test_a_few_bytes_do_not_claim_gigabytes():
         assert host.settled()
 
 
-@pytest.mark.parametrize("pads", [b"", bytes(64)], ids=["no pads", "pads"])
-def test_what_a_step_takes_while_it_is_computed_is_bounded_too(pads, monkeypatch):
+@pytest.mark.parametrize(("batch", "pads"), [(5, b""), (4, bytes(16))], ids=["a row more", "pads"])
+def test_what_a_step_takes_while_it_is_computed_is_bounded_too(batch, pads, monkeypatch):
     """Under policy none nothing is kept; a mask costs the square of its positions."""
-    monkeypatch.setattr(needs, "MAX_WORK", 32 << 20)
-    batch = 64 if not pads else 16
-    raw, work = codec(ZEROS).encode(torch.zeros(batch, 512, WIDTH)).payload, batch * 512 * WIDTH * 4 * 12
-    assert (work > needs.MAX_WORK) == (not pads)
+    raw = [codec(ZEROS).encode(torch.zeros(count, 512, WIDTH)).payload for count in (4, batch)]
     with Class() as host, host.link() as link:
+        monkeypatch.setattr(needs, "MAX_WORK", needs.working(host.body.base, host.body.info, 4, 512))
         session = link.open(Open("none", ZEROS, ZEROS))
+        link.step(session, Step(1, 0, 4, 512, raw[0]))
         with pytest.raises(errors.LimitExceeded, match="to compute"):
-            link.step(session, Step(1, 0, batch, 512, raw, pads=pads))
+            link.step(session, Step(2, 0, batch, 512, raw[1], pads=pads))
 
 
 def brought(seed):

@@ -23,7 +23,7 @@ from rpyc.core.protocol import Connection
 from ..errors import Busy, CacheMiss, FrameError, HostError, LimitExceeded, LsplitError, by_code
 from ..wire.events import tell
 from .brinewalk import Refused, walk
-from .stream import FastStream
+from .stream import FastStream, Gone
 
 MAX_FRAME = 16 << 20
 
@@ -125,6 +125,10 @@ class PrimitiveConnection(Connection):
         self._send(consts.MSG_REQUEST, seq, (consts.HANDLE_CALLATTR, self._box((None, name, args, ()))))
         return seq
 
+    def deserted(self) -> bool:
+        """Whether the peer went away, so that nobody waits for an answer."""
+        return self._channel.stream.gone()
+
     def answered(self, seq: int) -> object:
         """The answer to question `seq`, the only frame that may come next."""
         data = self._channel.recv()
@@ -157,6 +161,8 @@ class PrimitiveConnection(Connection):
             if type(args) is not tuple:
                 raise FrameError("Arguments come as a tuple.")
             return consts.MSG_REPLY, number, self._box(self._HANDLERS[kind](self, *args))
+        except Gone:  # ends the connection
+            raise
         except BaseException as err:
             return consts.MSG_EXCEPTION, number, self._box_exc(type(err), err, err.__traceback__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -62,10 +63,12 @@ class BodyService(PrimitiveService):
         self._part: HeldBody | None = None
         self._waited: deque[int] = deque(maxlen=MAX_TIMINGS)  # microseconds for the turn, a step each
         self.owner = ""
+        self._deserted: Callable[[], bool] = lambda: False
 
     def on_connect(self, conn: Any) -> None:
         """Who the peer is, as the server found out."""
         self.owner = str(conn._config.get("credentials") or TOKEN)
+        self._deserted = conn.deserted
         self.watch.count(1)
 
     def on_disconnect(self, conn: object) -> None:
@@ -129,7 +132,8 @@ class BodyService(PrimitiveService):
         if not args or type(args[0]) is not int:
             raise FrameError("step(session, ...) needs the session's number first.")
         step = part.message.from_wire(args[1:])
-        payload, waited = self.turns.run(self.owner, part.work(args[0], step), part.joins(args[0], step))
+        work, joins = part.work(args[0], step), part.joins(args[0], step)
+        payload, waited = self.turns.run(self.owner, work, joins, self._deserted)
         self._waited.append(round(waited * 1e6))
         self.turns.pool.waited(waited)
         tell("step", logging.DEBUG, client=self.owner, session=args[0], step=step.step_no, up=len(step.payload),

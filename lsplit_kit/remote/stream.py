@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -35,6 +36,10 @@ class Stalled(EOFError):
     """The peer began something and did not finish it before the deadline."""
 
 
+class Gone(EOFError):
+    """The peer went away while its question was still to be answered."""
+
+
 class TlsError(EOFError):
     """TLS found fault with the peer, or the peer with us; `error` is what OpenSSL said."""
 
@@ -46,6 +51,7 @@ class TlsError(EOFError):
 
 # Nothing to read, no room to write, or TLS has to read before it can write or the other way round.
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_ENDED: int | None = getattr(select, "POLLRDHUP", None)  # Linux: the peer says no more, whatever is still to be read
 
 
 class FastStream(SocketStream):
@@ -94,6 +100,22 @@ class FastStream(SocketStream):
             if not self._readable.select(max(end - time.monotonic(), 0)):
                 return False
         return True
+
+    def gone(self) -> bool:
+        """Whether the peer ended its side or the kernel gave the connection up; asked beside a thread that reads.
+
+        What the peer had still sent is left alone: its end is behind that, and inside TLS it cannot be seen at all.
+        """
+        try:
+            if _ENDED is not None:
+                ended = select.poll()  # one for each question: two threads may ask at once
+                ended.register(self.sock, _ENDED)
+                return bool(ended.poll(0))
+            return not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # bytes not read yet hide an end behind them
+        except BlockingIOError:
+            return False
+        except (EOFError, OSError, ValueError):  # closed on this side
+            return True
 
     def _take(self, most: int) -> bool:
         """Read ahead what is there; False when nothing is."""

@@ -6,28 +6,36 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Busy, CacheMiss
 from ..wire.events import tell
+from .stream import Gone
 
 if TYPE_CHECKING:
     from ..split.pool import Pool
     from ..split.sessions import Work
     from ..split.together import Joint
 
+GONE = "the peer went away before its step was computed"
 RECENT = 0.5  # seconds: a client that sent a token so lately is waited for
 MOST = 32  # rows of one computation
+LOOK = 0.25  # seconds between two looks whether the peer of a step that waits is still there
 
 
 @dataclass(eq=False)
 class Job:
-    """One step that waits for its turn, of one owner; joins: what it may be computed together with."""
+    """One step that waits for its turn, of one owner.
+
+    joins: what it may be computed together with; deserted: says whether nobody waits for the answer any more.
+    """
 
     owner: str
     work: Work
     joins: object
+    deserted: Callable[[], bool]
     since: float = field(default_factory=time.perf_counter)
     go: threading.Event = field(default_factory=threading.Event)
     waited: float = 0.0
@@ -59,16 +67,22 @@ class Turns:
         with self._changed:
             return {owner: len(jobs) for owner, jobs in self._queues.items()}
 
-    def run(self, owner: str, work: Work, joins: object = None) -> tuple[bytes, float]:
-        """(payload, seconds waited) of one step; raises Busy where too many wait, and what the step raises."""
-        job = Job(owner, work, joins)
+    def run(
+        self, owner: str, work: Work, joins: object = None, deserted: Callable[[], bool] = lambda: False
+    ) -> tuple[bytes, float]:
+        """(payload, seconds waited) of one step; raises Busy where too many wait, and what the step raises.
+
+        A step that is `deserted` is dropped while it waits, before it is computed or between two of its parts, and
+        raises Gone.
+        """
+        job = Job(owner, work, joins, deserted)
         if not self._enter(job):
-            job.go.wait()
+            self._wait(job)
         while not job.done:
             job.go.clear()
             self._turn(job)
             if not job.done:
-                job.go.wait()
+                self._wait(job)
         error, job.error = job.error, None
         try:
             if error is not None:
@@ -76,6 +90,24 @@ class Turns:
         finally:
             del error  # a traceback that leads to itself would keep what the request brought in memory
         return job.payload, job.waited
+
+    def _wait(self, job: Job) -> None:
+        """Until it is this job's turn, or it is done: by others, or because nobody waits for it."""
+        while not job.go.wait(LOOK):
+            if job.deserted() and self._leave(job):
+                self._go_on(job, Gone(GONE))
+                return
+
+    def _leave(self, job: Job) -> bool:
+        """Take a job out of the queue; False when somebody else has just done so."""
+        with self._changed:
+            queue = self._queues.get(job.owner, deque())
+            if job not in queue:
+                return False
+            queue.remove(job)
+            if not queue:
+                del self._queues[job.owner]
+            return True
 
     def _enter(self, job: Job) -> bool:
         """Join the queue; True when nobody computes, and it is this job's turn at once."""
@@ -145,7 +177,7 @@ class Turns:
         now = time.perf_counter()
         for job in group:
             job.waited += now - job.since
-            self._go_on(job, None)
+            self._go_on(job, Gone(GONE) if job.deserted() else None)
         joint = [job for job in group if job.asked is not None]
         if joint:
             from ..split.together import forward

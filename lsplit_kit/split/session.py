@@ -130,7 +130,7 @@ class Body(Sessions[Session, Step]):
             raise FrameError(f"Of {step.tokens} positions the last {step.keep} cannot come down.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
-        check_work(self.info, step, 0 if session.policy == "kv" else step.start)
+        check_work(self.base, self.info, step, session.policy != "kv")
         positions = step.batch * (step.start + step.tokens)
         self.pool.check(kept(self.base, self.info, session.policy, positions))
         if step.start and not step.rows and step.batch != session.batch:

@@ -32,7 +32,7 @@ class Probe(Attack):
         held, tokens = learned.held_vectors[:HELD], learned.held_tokens[:HELD]
         self.posterior_: Posterior = fit_posterior(self._scored(held), self.log_prior_, tokens)
         if knowledge.queries is not None:
-            self.cost_.queries += len(learned.tokens) + len(learned.held_tokens)
+            self.cost_.queries += learned.sent
 
     @abstractmethod
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:

@@ -50,7 +50,7 @@ ATTACKS = [
 LACKS = {
     "tokenizer": {"tokenizer": None}, "text": {"text": None}, "layer": {"layer": False},
     "head weights": {"head": "none"}, "head weights or queries": {"head": "none"}, "embeddings": {"head": "none"},
-    "LM head": {"tail": "none"}, "tail weights": {"tail": "none"}, "language model": {"head": "architecture"},
+    "LM head": {"tail": "none"}, "tail weights": {"tail": "none"}, "language model": {"head": "none"},
 }  # fmt: skip
 SMALL = SequenceInverter(hidden=32)
 PROBES = [pytest.param(a, id=type(a).__name__) for a in (Ridge(), PrototypeLDA(), SMALL)]

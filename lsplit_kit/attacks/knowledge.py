@@ -36,7 +36,7 @@ class Knowledge(Card):
     codec: bool = True
     layer: bool = True
     budget: int | None = None
-    shelf: dict[Any, Any] = field(default_factory=dict, compare=False)  # what was worked out once, for all attacks
+    shelf: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)  # worked out once, for all attacks
 
     def __post_init__(self) -> None:
         for name in ("head", "tail"):
@@ -54,7 +54,7 @@ class Knowledge(Card):
 
     def but(self, **changes: Any) -> Knowledge:
         """The same knowledge with something else known or not; what was worked out before is not handed on."""
-        return replace(self, **changes, shelf={})
+        return replace(self, **changes)
 
     def has(self, what: str) -> bool:
         """Whether a kind of knowledge that an attack `requires` is there."""
@@ -66,7 +66,7 @@ class Knowledge(Card):
             "embeddings": own and self.head in ("public", "fine-tuned"),
             "LM head": own and self.tail in ("public", "fine-tuned"),
             "tail weights": own and self.tail in ("public", "fine-tuned"),
-            "language model": own and "architecture" not in (self.head, self.tail),
+            "language model": own and all(side in ("public", "fine-tuned") for side in (self.head, self.tail)),
             "text": bool(self.text),
             "layer": self.layer,
             "scheduler": getattr(self.model, "scheduler", None) is not None,

@@ -20,7 +20,7 @@ class PriorOnly(Attack):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "text")
-    reads: ClassVar[str] = ""
+    reads: str = ""
 
     def __init__(self, ahead: bool = False) -> None:
         self.ahead = ahead

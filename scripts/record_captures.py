@@ -100,8 +100,8 @@ def main() -> None:
             capture = taken(lk.split(model, head=depth, tail=0, codec=(codec, DOWN)))
             if codec not in BARE and (args.fresh or not path.exists()):
                 capture.save(path.with_suffix(".lsplit"))
-            own = {t: k for t, k in knows.items() if t != "queries" or codec in ASKED}
-            upward(path, capture, own, tok, args.fresh)
+            granted = {t: k for t, k in knows.items() if t != "queries" or codec in ASKED}
+            upward(path, capture, granted, tok, args.fresh)
     knows = {threat: knowledge_of(threat, model, tok, own) for threat in THREATS}
     for tail in tqdm(args.tails, desc="tails"):
         for codec in args.codecs:

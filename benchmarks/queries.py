@@ -17,7 +17,7 @@ from lsplit_kit.attacks.threats import oracle
 from lsplit_kit.data import prompts, topics
 from lsplit_kit.measure.inversion import leak_of
 
-DEPTH, BUDGETS, COUNT, LONGEST, OBSERVER = 1, (500, 2_000, 10_000, 50_000), 24, 32, "eavesdrop_up"
+DEPTH, BUDGETS, COUNT, LONGEST, OBSERVER = 1, (1_000, 5_000, 20_000), 24, 32, "eavesdrop_up"
 ATTACKS = (Ridge, PrototypeLDA, SequenceInverter)
 
 

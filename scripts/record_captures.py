@@ -33,6 +33,7 @@ from lsplit_kit.wire.capture import Capture
 FOLDER = Path(__file__).resolve().parent.parent / "lsplit_kit" / "data" / "captures"
 MODEL, DEPTHS, CODECS, DOWN = "smollm2", (1, 5, 15), ("fp32", "int8:token", "auto:text"), "int8:token"
 COUNT, LONGEST, REPLY = 6, 20, 6
+ASKED = ("int8:token",)  # the codecs with which what queries read is recorded
 BARE = ("fp32",)  # four times the bytes of int8: only the reports are shipped
 SHIPPED = (5, "auto:text")  # the one tail and codec whose capture is shipped, of those attacked downward
 
@@ -99,7 +100,8 @@ def main() -> None:
             capture = taken(lk.split(model, head=depth, tail=0, codec=(codec, DOWN)))
             if codec not in BARE and (args.fresh or not path.exists()):
                 capture.save(path.with_suffix(".lsplit"))
-            upward(path, capture, knows, tok, args.fresh)
+            granted = {t: k for t, k in knows.items() if t != "queries" or codec in ASKED}
+            upward(path, capture, granted, tok, args.fresh)
     knows = {threat: knowledge_of(threat, model, tok, own) for threat in THREATS}
     for tail in tqdm(args.tails, desc="tails"):
         for codec in args.codecs:

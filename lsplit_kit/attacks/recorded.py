@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..card import Card
 from ..data.captures import capture as paths_of
-from ..errors import CaptureError
+from ..errors import CaptureError, UnsupportedOption
 from ..wire.capture import Capture
 from .attack import Cost
 from .report import Report
@@ -49,11 +49,18 @@ class Recorded(Card):
     def report(self, attack: str, observer: str = "", knowledge: str = "public") -> Report:
         """What an attack read; raises NeedsKnowledge or UnsupportedOption as the attack itself does.
 
-        Every observer who sees the recording's direction reads the same; by default one who sees nothing else.
+        Every observer who sees the recording's direction reads the same; by default one who sees nothing else. Raises
+        UnsupportedOption for what was not recorded, too.
         """
         observer = observer or OBSERVER[self.direction]
         allowed(attack, observer, _stand_in(knowledge), self.direction)
-        return replace(self.reports[self.key(attack, knowledge)], observer=observer)
+        key = self.key(attack, knowledge)
+        if key not in self.reports:
+            raise UnsupportedOption(
+                f"What {attack} reads with {THREATS[knowledge]} is not recorded with {self.codec}; take int8:token, "
+                "or lk.AttackArena(live=True)."
+            )
+        return replace(self.reports[key], observer=observer)
 
     def key(self, attack: str, knowledge: str) -> tuple[str, str]:
         """Where reports of an attack are; one that looks at no vector guesses the same whatever else is known."""

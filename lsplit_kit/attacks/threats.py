@@ -26,7 +26,7 @@ LADDER = {cls.__name__: cls for cls in (PriorOnly, NearestEmbedding, Ridge, Prot
 DOWNWARD = {cls.__name__: cls for cls in (PriorOnly, LogitLens, TunedLens, RunTail)}
 LADDERS = {"up": LADDER, "down": DOWNWARD}
 ATTACKS = LADDER | DOWNWARD
-QUERIES = 50_000  # tokens that who has no weights may send through the learner's head
+QUERIES = 20_000  # tokens that who has no weights may send through the learner's head
 THREATS = {
     "public": "public weights, and text of its own",
     "queries": f"no weights, but text and {QUERIES:,} tokens of queries",

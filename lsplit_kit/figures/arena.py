@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAYS = "What the unsplit model would say next"
+LONG = "text-align:left;padding:2px 8px;white-space:normal;min-width:260px"
 TEXT = "The text itself, one token ahead: the prompt, and the reply"
 
 
@@ -137,11 +138,14 @@ def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping
                  f"{row['fit_seconds']:.1f}", f"{row['seconds_per_token']:.4f}")  # fmt: skip
         body += table_row(row["attack"], chosen, "".join(f"<td {CELL}>{cell}</td>" for cell in cells))
     for attack, why in refused.items():
-        body += table_row(attack, chosen, f"<td colspan='6' style='text-align:left;padding:2px 8px'>{escape(why)}</td>")
+        body += table_row(attack, chosen, f"<td colspan='6' style='{LONG}'>{escape(why)}</td>")
+    words = (
+        f"What each attack reads {about}, over all texts. What a fit finds there already, it does not pay for again."
+    )
     return (
+        f"<p class='arena-about' style='line-height:1.5;margin:12px 0 0'>{words}</p>"
         "<div class='arena-scroll' style='overflow-x:auto;width:0;min-width:100%'><table class='arena-table' "
-        f"style='border-collapse:collapse;margin:6px 0'><caption style='text-align:left'>What each attack reads "
-        f"{about}, over all texts. What a fit finds there already, it does not pay for again.</caption>"
+        f"aria-label='{words}' style='border-collapse:collapse;margin:6px 0;white-space:nowrap;line-height:1.5'>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import common
 
 from lsplit_kit.wire.emulated import EmulatedLink
-from lsplit_kit.wire.link import Loopback
+from lsplit_kit.wire.here import Loopback
 from lsplit_kit.wire.message import HostInfo, Open, Step
 
 SIZES = (1024, 16_384, 65_536)

@@ -18,10 +18,10 @@ from .measure.deployment import (
     outcomes_table,
 )
 from .models.whole import Asking, asking, is_pipeline, whole_of
-from .wire.emulated import Timed
 from .wire.link import Link
 from .wire.network import Network
 from .wire.network import network as network_of
+from .wire.timed import Timed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,8 @@ from .split.calibrated import with_calibrations
 from .split.plan import SplitPlan
 from .split.text import split_text
 from .wire.emulated import EmulatedLink
-from .wire.link import BodyHost, InProcess, Link, Loopback
+from .wire.here import InProcess, Loopback
+from .wire.link import BodyHost, Link
 from .wire.network import Network
 from .wire.network import network as network_of
 

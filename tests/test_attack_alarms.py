@@ -1,7 +1,5 @@
 """The three alarms on the real model: what an attack reads where nothing, all, and ever less is to be read."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -81,4 +79,4 @@ def test_queries_are_counted_and_need_no_weights(smollm2):
     attack = PrototypeLDA(contexts=1).fit(view, site.know)
     assert attack.cost_.queries > 49_152 and site.know.model is None
     with pytest.raises(lk.LsplitError, match="head weights or queries"):
-        PrototypeLDA().fit(view, dataclasses.replace(site.know, queries=None, shelf={}))
+        PrototypeLDA().fit(view, site.know.but(queries=None))

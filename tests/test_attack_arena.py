@@ -10,10 +10,10 @@ import torch
 
 import lsplit_kit as lk
 from lsplit_kit import data
-from lsplit_kit.attacks import PriorOnly, record, report
+from lsplit_kit.attacks import PriorOnly, RunTail, record, report
 from lsplit_kit.attacks.pieces import piece
 from lsplit_kit.attacks.recorded import dumped, recorded
-from lsplit_kit.attacks.threats import LADDER, THREATS, knowledge_of
+from lsplit_kit.attacks.threats import DOWNWARD, LADDER, QUERIES, THREATS, direction_of, knowledge_of
 from lsplit_kit.errors import NeedsKnowledge, UnsupportedOption
 from lsplit_kit.figures.arena import bout_alt
 from lsplit_kit.measure.inversion import ladder, leak_of, recorded_ladder
@@ -22,8 +22,9 @@ from lsplit_kit.wire.view import OBSERVERS
 
 torch.set_num_threads(1)
 NAMES = [recording.name for recording in data.captures()]
+DOWN = [recording.name for recording in data.captures("down")]
 SHIPPED = [recording.name for recording in data.captures() if recording.path]
-LARGEST = 1_500_000  # bytes of all recordings
+LARGEST = 1_800_000  # bytes of all recordings
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -46,6 +47,7 @@ def tokens(panel):
 def test_recordings_cover_every_depth_and_codec_and_are_small():
     there = {(r.depth, r.codec) for r in data.captures()}
     assert there == {(depth, spec) for depth in (1, 5, 15) for spec in ("fp32", "int8:token", "auto:text")}
+    assert {(r.depth, r.codec) for r in data.captures("down")} == there
     files = [path for path in data.captures()[0].reports.parent.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LARGEST
     assert {r.codec for r in data.captures() if not r.path} == {"fp32"}
@@ -73,7 +75,8 @@ def test_a_capture_is_what_its_name_says_and_agrees_with_its_reports(name):
 def test_reports_are_of_the_ladder_and_name_every_token(name):
     found = recorded(name)
     assert {attack for attack, knowledge in found.reports if knowledge == "public"} == set(LADDER)
-    assert [key for key in found.reports if key[1] != "public"] == [("PriorOnly", "no_weights")]
+    asked = [("Ridge", "queries"), ("PrototypeLDA", "queries")] if found.codec == "int8:token" else []
+    assert [key for key in found.reports if key[1] != "public"] == asked
     for (attack, _), said in found.reports.items():
         assert said.attack == attack and (said.tokens.right == (said.tokens.truth == said.tokens.guess)).all()
         assert said.tokens[said.tokens.right & (said.tokens["rank"] == -1)].empty
@@ -124,6 +127,52 @@ def test_the_table_of_recordings_is_their_ladders():
         row.accuracy == found.report("Ridge").accuracy()
         and row.bits == leak_of(found.report("Ridge"), found.prior).bits
     )
+
+
+@pytest.mark.parametrize("name", DOWN)
+def test_reports_of_what_comes_down_are_beside_the_model_and_the_text(name):
+    found, upward = recorded(name), recorded(NAMES[0])
+    assert found.direction == "down" and {a for a, knowledge in found.reports if knowledge == "public"} == set(DOWNWARD)
+    assert found.reports.keys() == found.texts.keys()
+    (said, text), prior = (reports["RunTail", "public"] for reports in (found.reports, found.texts)), found.prior
+    assert set(said.tokens.kind) == {"prompt", "reply"} and said.tokens.position.equals(text.tokens.position)
+    words = upward.prior.tokens.query("conversation == 2 and kind == 'prompt'").truth
+    assert text.tokens.query("conversation == 2 and kind == 'prompt'").truth.tolist() == words.tolist()
+    assert said.accuracy() == 1 if found.codec == "fp32" else said.accuracy() > 0.8  # ties fall either way
+    assert text.accuracy("prompt") < 0.5 and text.accuracy("reply") > 0.9
+    rows = ladder([found.report(attack) for attack in DOWNWARD], prior).set_index("attack")
+    assert rows.top10["LogitLens"] < rows.top10["TunedLens"] < rows.top10["RunTail"]
+    assert rows.bits["PriorOnly"] == 0 < rows.bits["TunedLens"] < rows.bits["RunTail"]
+
+
+def test_the_shipped_downlink_says_again_what_was_recorded():
+    (shipped,) = (r for r in data.captures("down") if r.path)
+    found, (model, tok) = recorded(shipped.name), lk.load("smollm2")
+    with pytest.raises(UnsupportedOption, match="eavesdrop_down does not see what goes up"):
+        found.capture.view("eavesdrop_down").tensors("up")
+    assert {c.direction for c in found.capture.crossings if c.data} == {"down"}
+    view = found.capture.view("eavesdrop_down")
+    again = RunTail().fit(view, knowledge_of("public", model, tok, ["text"])).reconstruct(view)
+    for said, kept in (
+        (report(again, found.capture, model), found.reports),
+        (report(again, found.capture), found.texts),
+    ):
+        assert said.counted.truth.tolist() == kept["RunTail", "public"].tokens.truth.tolist()
+        assert said.counted["rank"].tolist() == kept["RunTail", "public"].tokens["rank"].tolist()
+
+
+@pytest.mark.parametrize(("attack", "name", "sentence"), [
+    ("Ridge", DOWN[0], "Ridge reads what goes up, not what comes down."),
+    ("RunTail", NAMES[0], "RunTail reads what comes down, not what goes up."),
+])  # fmt: skip
+def test_a_recording_has_the_attacks_on_its_direction(attack, name, sentence):
+    with pytest.raises(UnsupportedOption, match=sentence):
+        recorded(name).report(attack)
+
+
+def test_who_guesses_without_a_look_guesses_at_what_the_observer_sees():
+    assert [direction_of("PriorOnly", observer) for observer in OBSERVERS] == ["up", "up", "up", "down"]
+    assert {direction_of(name, "cloud") for name in LADDER} == {"up"} and direction_of("RunTail", "cloud") == "down"
 
 
 def test_recordings_are_listed_by_name():
@@ -193,6 +242,44 @@ def test_what_an_attack_refuses_is_shown_instead_of_a_result(panel, setting, val
     assert base64.b64decode(panel._repr_mimebundle_()[0]["image/png"]).startswith(PNG)
 
 
+@pytest.mark.parametrize("attack", DOWNWARD)
+def test_what_comes_down_is_beside_the_model_and_the_text(panel, attack):
+    panel.observer, panel.attack, panel.tail, panel.number = "eavesdrop_down", attack, 5, 3
+    assert panel.recording.name == "smollm2.tail-05.int8-token"
+    said = panel.recording.report(attack)
+    rows, text = (t[t.conversation == 2] for t in (said.tokens, panel.recording.texts[attack, "public"].tokens))
+    drawn = tokens(panel)
+    assert len(drawn) == 2 * len(rows) and drawn.count("right") == rows.right.sum() + text.right.sum()
+    (seen,) = [e for e in html(panel.charts).iter("p") if e.get("class") == "arena-figures"]
+    assert float(seen.get("data-accuracy")) == pytest.approx(said.accuracy(), rel=1e-5)
+    reply = text[text.kind == "reply"].right
+    assert f"{reply.sum()} of {len(reply)} tokens of the reply" in panel.text.replace("\n", " ")
+    assert len(list(html(panel.table).iter("tr"))) == 1 + len(DOWNWARD)
+    assert panel.controls["depth"].disabled and not panel.controls["tail"].disabled
+    assert base64.b64decode(panel._repr_mimebundle_()[0]["image/png"]).startswith(PNG)
+
+
+def test_a_refused_direction_leaves_the_table_of_what_can_be_read(panel):
+    panel.observer, panel.attack = "eavesdrop_down", "Ridge"
+    heads = [row[0].text for row in html(panel.table).iter("tr") if row[0].text]
+    assert heads == [*DOWNWARD, "\u25b6 Ridge"] and panel.controls["tail"].disabled
+    panel.observer, panel.attack = "eavesdrop_up", "RunTail"
+    assert "eavesdrop_up does not see what comes down" in panel.bout.why or "goes down" in panel.bout.why
+
+
+def test_queries_take_the_place_of_weights(panel):
+    panel.knowledge, panel.attack = "queries", "PrototypeLDA"
+    said = panel.recording.report("PrototypeLDA", knowledge="queries")
+    assert (
+        0 < said.cost.queries <= QUERIES and f"{said.cost.queries:,} tokens sent through the head" in panel.charts.value
+    )
+    assert panel.recording.report("Ridge").accuracy() / 2 < said.accuracy()
+    panel.codec = "fp32"
+    assert "is not recorded with fp32; take int8:token" in panel.bout.why
+    panel.attack, panel.codec = "VocabMatch", "int8:token"
+    assert "VocabMatch needs head weights, language model" in panel.bout.why and "PrototypeLDA" in panel.table.value
+
+
 def test_without_weights_a_guess_is_left(panel):
     panel.attack, panel.knowledge = "PriorOnly", "no_weights"
     assert panel.bout.rows is not None and "0.00 bits a token" in panel.charts.value
@@ -201,7 +288,8 @@ def test_without_weights_a_guess_is_left(panel):
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [("observer", "me", "Unknown observer 'me'; choose one of cloud"), ("knowledge", 3, "Unknown knowledge 3"),
-     ("attack", "Magic", "choose one of PriorOnly"), ("depth", 2, "Unknown depth 2; choose one of 1, 5, 15"),
+     ("attack", "Magic", "choose one of PriorOnly"), 
+     ("tail", 2, "Unknown tail 2; choose one of 1, 5, 15"), ("depth", 2, "Unknown depth 2; choose one of 1, 5, 15"),
      ("codec", "int4", "choose one of auto:text"), ("number", 7, "choose one of 1, 2"), ("number", True, "number True"),
      ("depth", [1], r"Unknown depth \[1\]")],
 )  # fmt: skip
@@ -230,7 +318,7 @@ def controls(widget):
 def test_controls_have_descriptions_and_there_is_one_live_region(live):
     panel = lk.AttackArena(live=live, model="toy-llama")
     found = [c for c in controls(panel) if "description" in c.trait_names() and c._view_name != "HTMLView"]
-    assert len(found) == (9 if live else 11) and all(c.description for c in found)
+    assert len(found) == (10 if live else 12) and all(c.description for c in found)
     assert [c for c in controls(panel) if hasattr(c, "said") and hasattr(c, "names")] == [panel.announcer]
     assert "aria-live" not in panel.charts.value + panel.table.value
 
@@ -256,6 +344,14 @@ def test_a_live_run_reads_the_prompt(live):
     assert found.attack == "VocabMatch" and "Tell the doctor" in live.text and live.worker.why == ""
     assert found.rows[found.rows.kind == "prompt"].right.all() and "0 more among" in live.announcer.said
     assert not live.target.model.get_input_embeddings()._forward_pre_hooks
+
+
+def test_a_live_lens_says_what_the_model_says(live):
+    live.observer, live.attack, live.tail = "eavesdrop_down", "RunTail", 2
+    found = live.run()
+    assert found.rows.right[found.rows.kind == "reply"].all() and found.beside.right[found.beside.kind == "reply"].all()
+    assert "2 layers before the end, fp32" in found.who and "What the unsplit model would say" in live.text
+    live.attack, live.tail = "VocabMatch", 1
 
 
 def test_a_live_refusal_is_its_sentence(live):
@@ -289,7 +385,8 @@ def test_stop_ends_a_run_before_its_next_step(live):
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
-    [("depth", -1, "depth takes a whole number from 0, got -1"), ("depth", 1.5, "got 1.5"), ("codec", "int99", "int99"),
+    [("depth", -1, "depth takes a whole number from 0, got -1"), ("tail", True, "tail takes a whole number"),
+     ("depth", 1.5, "got 1.5"), ("codec", "int99", "int99"),
      ("prompt", " ", "prompt|sentence takes words"), ("knowledge", "all", "Unknown knowledge 'all'")],
 )  # fmt: skip
 def test_bad_live_settings_are_a_sentence(live, name, value, sentence):

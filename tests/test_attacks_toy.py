@@ -26,6 +26,8 @@ from lsplit_kit.attacks import (
     report,
 )
 from lsplit_kit.attacks.ahead import said, tail_side
+from lsplit_kit.attacks.prototypes import NEVER as UNSEEN
+from lsplit_kit.attacks.threats import oracle
 from lsplit_kit.data import topics
 from lsplit_kit.errors import NeedsKnowledge, UnsupportedOption
 from lsplit_kit.models.toys import toy_config
@@ -48,7 +50,7 @@ ATTACKS = [
 LACKS = {
     "tokenizer": {"tokenizer": None}, "text": {"text": None}, "layer": {"layer": False},
     "head weights": {"head": "none"}, "head weights or queries": {"head": "none"}, "embeddings": {"head": "none"},
-    "LM head": {"tail": "none"}, "tail weights": {"tail": "none"}, "language model": {"head": "architecture"},
+    "LM head": {"tail": "none"}, "tail weights": {"tail": "none"}, "language model": {"head": "none"},
 }  # fmt: skip
 SMALL = SequenceInverter(hidden=32)
 PROBES = [pytest.param(a, id=type(a).__name__) for a in (Ridge(), PrototypeLDA(), SMALL)]
@@ -114,6 +116,49 @@ def test_probes_know_more_than_the_prior_and_how_sure_they_are(toy, captures, at
     assert bits[0] > bits[1] + 0.3
     sums = found.log_probs(0).exp().sum(-1)
     assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
+def asking(toy, depth, budget):
+    """What who has no weights knows, and how many tokens went through the head since."""
+    sent, ask = [], oracle(toy[0], depth)
+
+    def counted(ids):
+        sent.append(ids.numel())
+        return ask(ids)
+
+    return toy[1].but(model=None, head="none", tail="none", queries=counted, budget=budget), sent
+
+
+@pytest.mark.parametrize("attack", PROBES)
+@pytest.mark.parametrize("budget", [1500, None])
+def test_queries_take_the_place_of_weights_and_are_counted(toy, captures, attack, budget):
+    knowledge, sent = asking(toy, 1, budget)
+    _, read = attacked(attack, captures(1), knowledge)
+    nothing = attacked(PriorOnly(), captures(1), toy[1])[1]
+    assert read.accuracy("prompt") > nothing.accuracy("prompt") + 0.2
+    assert read.cost.queries == sum(sent) and (budget is None or sum(sent) <= budget)
+
+
+def test_more_queries_read_more(toy, captures):
+    few, many = (
+        attacked(PrototypeLDA(), captures(2), asking(toy, 2, budget)[0])[1].accuracy() for budget in (200, 20_000)
+    )
+    assert few + 0.1 < many
+
+
+def test_tokens_that_no_query_showed_are_not_guessed(toy, captures):
+    knowledge, _ = asking(toy, 1, 200)
+    found, _ = attacked(PrototypeLDA(), captures(1), knowledge)
+    attack = PrototypeLDA().fit(captures(1).view("cloud"), knowledge)
+    known = (attack.bias_ > UNSEEN).nonzero()[:, 0]
+    assert len(known) < attack.vocabulary_ and all(torch.isin(t, known).all() for t in found.tokens)
+
+
+def test_too_few_queries_are_a_sentence(toy, captures):
+    with pytest.raises(NeedsKnowledge, match="100 tokens of queries are too few: an attack begins with 192"):
+        attacked(Ridge(), captures(1), asking(toy, 1, 100)[0])
+    with pytest.raises(UnsupportedOption, match="budget takes a whole number of tokens from 1, or None, got True"):
+        toy[1].but(budget=True)
 
 
 @pytest.mark.parametrize("attack", [*PROBES, pytest.param(VocabMatch(), id="VocabMatch")])

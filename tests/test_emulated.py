@@ -11,7 +11,7 @@ from lsplit_kit.errors import UnsupportedOption
 from lsplit_kit.split.body import body_of
 from lsplit_kit.split.plan import SplitPlan
 from lsplit_kit.wire.emulated import EmulatedLink
-from lsplit_kit.wire.link import InProcess, Loopback
+from lsplit_kit.wire.here import InProcess, Loopback
 from lsplit_kit.wire.message import Open, Step
 from lsplit_kit.wire.network import PRESETS, Network, network
 

@@ -13,7 +13,7 @@ from lsplit_kit.figures.host import COUNTS, SEES, Seen, cache_sketch, host_alt, 
 from lsplit_kit.measure.audit import look
 from lsplit_kit.models.whole import whole_of
 from lsplit_kit.remote.target import target_of
-from lsplit_kit.wire.link import InProcess
+from lsplit_kit.wire.here import InProcess
 from lsplit_kit.wire.watch import Use
 
 PNG = b"\x89PNG\r\n\x1a\n"

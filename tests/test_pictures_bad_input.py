@@ -33,7 +33,7 @@ from lsplit_kit.remote.token import write_token
 from lsplit_kit.split.form import Packer
 from lsplit_kit.split.image import picture_body, picture_cut
 from lsplit_kit.split.trajectory import state_of, watch
-from lsplit_kit.wire.link import InProcess
+from lsplit_kit.wire.here import InProcess
 from lsplit_kit.wire.message import Open, PictureStep, Step
 
 torch.set_num_threads(1)

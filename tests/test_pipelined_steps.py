@@ -13,7 +13,7 @@ from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.split.body import body_of
 from lsplit_kit.split.plan import SplitPlan
-from lsplit_kit.wire.link import InProcess, Loopback
+from lsplit_kit.wire.here import InProcess, Loopback
 from lsplit_kit.wire.message import Open, Step
 
 TERMS = Open("kv", "fp32", "fp32")

@@ -33,7 +33,7 @@ from lsplit_kit.remote.server import RETRY_SECONDS, StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream
 from lsplit_kit.split.pool import Pool
-from lsplit_kit.wire.link import Loopback
+from lsplit_kit.wire.here import Loopback
 from lsplit_kit.wire.message import PROTOCOL, HostInfo, Open, Step
 
 TOKEN = bytes(range(32))

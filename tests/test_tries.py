@@ -1,7 +1,11 @@
 """Candidates run side by side give what each alone would; what was tried points to what to try next."""
 
+import copy
+
 import pytest
 import torch
+from sklearn.base import clone
+from transformers import AutoModelForCausalLM
 
 import lsplit_kit as lk
 from lsplit_kit.attacks.channel import Channel
@@ -10,10 +14,13 @@ from lsplit_kit.attacks.layers import misfit
 from lsplit_kit.attacks.match import VocabMatch
 from lsplit_kit.attacks.record import record
 from lsplit_kit.attacks.report import report
+from lsplit_kit.attacks.run_tail import RunTail
 from lsplit_kit.attacks.search import BEST, LOCAL, Search, ranked
 from lsplit_kit.attacks.study import WINDOW, Place, windows
 from lsplit_kit.attacks.tries import AT_ONCE, Tries
-from lsplit_kit.errors import NeedsKnowledge
+from lsplit_kit.attacks.tuned_lens import TunedLens
+from lsplit_kit.errors import NeedsKnowledge, UnsupportedOption
+from lsplit_kit.models.toys import toy_config
 
 torch.set_num_threads(1)
 PROMPTS = ["tick tock tick tock", "count me", "my hat, your hat"]
@@ -139,23 +146,72 @@ def test_matching_is_exact_through_codecs(llama, know, codec, depth):
     assert said.exact() == 1 and said.accuracy() == 1
 
 
+@pytest.mark.parametrize("text", [None, ["a few words of no great interest, and then some more of them " * 40] * 3])
 @pytest.mark.parametrize("template", [True, False])
-def test_a_codec_that_is_not_known_and_a_cut_that_is_not_known(llama, template):
+def test_a_codec_that_is_not_known_and_a_cut_that_is_not_known(llama, template, text):
     lm = lk.split(llama[0], head=2, tail=1, codec="int8:token")
     capture = record(lm, PROMPTS, chat=template)
     view = capture.view("eavesdrop_up")
-    know = Knowledge(*llama, layer=False, codec=False)
+    know = Knowledge(*llama, text=text, layer=False, codec=False)
     assert misfit(view, know).argmin() == 2
-    said = report(VocabMatch("prior").fit(view, know).reconstruct(view), capture)
+    said = report(VocabMatch().fit(view, know).reconstruct(view), capture)
     assert said.accuracy() == 1
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+def test_a_cut_is_not_guessed_at_where_nothing_fits_or_no_beginning_was_heard(llama, tail):
+    capture = record(lk.split(llama[0], head=2, tail=tail), PROMPTS, new_tokens=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        other = AutoModelForCausalLM.from_config(toy_config("toy-llama")).eval()
+    know = Knowledge(other, llama[1], layer=False)
+    with pytest.raises(NeedsKnowledge, match="No cut of this model gives these vectors"):
+        VocabMatch().fit(capture.view("eavesdrop_up"), know)
+    know, view = Knowledge(*llama, layer=False), capture.view("eavesdrop_down")
+    if tail:  # all positions come down, for the tail's keys and values
+        assert RunTail().fit(view, know).place_.depth == len(llama[0].model.layers) - tail
+    else:
+        with pytest.raises(NeedsKnowledge, match="first vector, and none was heard"):
+            RunTail().fit(view, know)
+
+
+def test_who_has_the_head_alone_matches_as_well_and_runs_nothing_else(llama):
+    capture = record(lk.split(llama[0], head=2, tail=1), PROMPTS)
+    model = copy.deepcopy(llama[0])
+    for layer in model.model.layers[2:]:
+        layer.forward = None
+    model.lm_head.forward = None
+    view, know = capture.view("eavesdrop_up"), Knowledge(model, llama[1], tail="none")
+    said = report(VocabMatch().fit(view, know).reconstruct(view), capture)
+    assert said.exact() == 1
+    with pytest.raises(NeedsKnowledge, match="needs LM head, language model"):
+        TunedLens().fit(capture.view("cloud"), know.but(text=["some"]))
+
+
+def test_a_reading_has_its_own_cost_and_shares_what_was_worked_out(llama):
+    capture = record(lk.split(llama[0], head=1, tail=1), PROMPTS, chat=False)
+    view, know = capture.view("eavesdrop_up"), Knowledge(*llama)
+    narrow = VocabMatch("prior", widths=(8, 64)).fit(view, know)
+    first = narrow.reconstruct(view)
+    tried = first.cost.candidates
+    again = narrow.reconstruct(view)
+    assert first.cost.candidates == tried and 0 < again.cost.candidates < tried  # the table of first tokens is there
+    assert report(VocabMatch("prior").fit(view, know).reconstruct(view), capture).exact() == 1
+
+
+def test_an_attack_that_was_fitted_elsewhere_says_so(llama, know):
+    here, there = (record(lk.split(llama[0], head=head, tail=1), PROMPTS).view("cloud") for head in (1, 2))
+    with pytest.raises(UnsupportedOption, match="fitted to another cut"):
+        VocabMatch().fit(here, know).reconstruct(there)
+    with pytest.raises(UnsupportedOption, match="proposals is one of 'lda', 'prior', got 'ldaa'"):
+        VocabMatch("ldaa").fit(here, know)
 
 
 def test_the_downlink_is_matched_as_well(llama, know):
     lm = lk.split(llama[0], head=1, tail=1)
     capture = record(lm, PROMPTS)
     view = capture.view("eavesdrop_down")
-    attack = VocabMatch("prior")
-    attack.reads = "down"
+    attack = clone(VocabMatch("prior", reads="down"))
     said = report(attack.fit(view, know).reconstruct(view), capture)
     assert said.exact() == 1
 

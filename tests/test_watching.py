@@ -32,7 +32,7 @@ from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.split.telling import Spent
 from lsplit_kit.wire.events import log, tell
-from lsplit_kit.wire.link import InProcess, Loopback
+from lsplit_kit.wire.here import InProcess, Loopback
 from lsplit_kit.wire.message import PROTOCOL, Open, Step
 from lsplit_kit.wire.watch import Health, Holding, Stats, Use, Watched, dump_holdings, read_holdings
 

@@ -19,7 +19,7 @@ from lsplit_kit.split.whole import REPLIES, whole_text
 from lsplit_kit.split.whole_client import picture, reply
 from lsplit_kit.split.whole_options import MAX_JSON, MAX_NEW, PICTURE, TEXT, to_json
 from lsplit_kit.split.whole_picture import whole_pictures
-from lsplit_kit.wire.link import InProcess, Loopback
+from lsplit_kit.wire.here import InProcess, Loopback
 from lsplit_kit.wire.message import Open, Step, WholeStep, ints_from_wire, ints_to_wire
 
 pytestmark = pytest.mark.timeout(120)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +56,7 @@ class Ahead(Attack):
     drawn at temperature 1. A subclass writes `_lens` and says with `layers_` how many layers stand behind it.
     """
 
-    reads: ClassVar[str] = "down"
+    reads: str = "down"
 
     def _behind(self, knowledge: Knowledge, start: int) -> None:
         """Prepare norm, LM head and layers[start:] of the attacker's copy."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, ClassVar
 
@@ -13,14 +13,17 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from ..card import Card
-from ..errors import NeedsKnowledge
+from ..errors import NeedsKnowledge, UnsupportedOption
 from ..wire.view import Heard, View
 from .knowledge import Knowledge
 
 
 @dataclass
 class Cost:
-    """What an attack used up: CPU seconds to fit and to read, candidates tried, queries to the victim's own head."""
+    """What an attack used up: CPU seconds to fit and to read, candidates tried, queries to the victim's own head.
+
+    Reading is done when the tokens are said; beliefs are worked out when they are asked for, and not counted.
+    """
 
     fit_seconds: float = 0.0
     read_seconds: float = 0.0
@@ -73,7 +76,7 @@ class Attack(BaseEstimator):
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[str] = "up"
+    reads: str = "up"
 
     def fit(self, view: View, knowledge: Knowledge) -> Attack:
         """Prepare; raises NeedsKnowledge, and UnsupportedOption for an observer that does not see the direction."""
@@ -81,17 +84,22 @@ class Attack(BaseEstimator):
         knowledge.grant(name, self.requires)
         if self.reads:
             view.check(self.reads)
-        self.knowledge_, self.cost_ = knowledge, Cost()
+        self.knowledge_, self.cost_, self.layers_seen_ = knowledge, Cost(), view.manifest.get("layers")
         with self.timed("fit_seconds"):
             self._fit(view, knowledge)
         return self
 
     def reconstruct(self, view: View) -> Reconstruction:
-        """What the attack makes of a view; raises NeedsKnowledge when it was not fitted."""
+        """What the attack makes of a view; raises NeedsKnowledge, and UnsupportedOption at another cut than `fit`."""
         if not hasattr(self, "knowledge_"):
             raise NeedsKnowledge(f"{type(self).__name__} was not fitted: call fit(view, knowledge) first.")
         if self.reads:
             view.check(self.reads)
+            if view.manifest.get("layers") != self.layers_seen_:
+                raise UnsupportedOption(
+                    f"{type(self).__name__} was fitted to another cut than this view's: fit it again."
+                )
+        self.cost_ = replace(self.cost_, read_seconds=0.0, candidates=0)  # this reading's own
         with self.timed("read_seconds"):
             return self._reconstruct(view)
 

@@ -21,8 +21,9 @@ class Knowledge(Card):
     model, tokenizer: the attacker's own copy; of pictures, the public pipeline. head, tail: what it has to do with the
     weights at work there: "public" (they are the same), "fine-tuned" (those were trained on from these),
     "architecture" (only the classes and sizes agree), "none". text: passages of any origin but the victim's. queries:
-    runs token ids [B, T] through the very head and returns hidden tensors [B, T, d]. template, codec, layer: whether
-    the fixed text around prompts, the codec on the wire and the place of the cut are known.
+    runs token ids [B, T] through the very head and returns hidden tensors [B, T, d]; budget: how many tokens may be
+    sent through it (None: no bound). template, codec, layer: whether the fixed text around prompts, the codec on the
+    wire and the place of the cut are known.
     """
 
     model: Any = None
@@ -34,7 +35,8 @@ class Knowledge(Card):
     template: bool = True
     codec: bool = True
     layer: bool = True
-    shelf: dict[Any, Any] = field(default_factory=dict, compare=False)  # what was worked out once, for all attacks
+    budget: int | None = None
+    shelf: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)  # worked out once, for all attacks
 
     def __post_init__(self) -> None:
         for name in ("head", "tail"):
@@ -46,10 +48,13 @@ class Knowledge(Card):
             raise UnsupportedOption("text takes a list of passages, got one string.")
         if self.queries is not None and not callable(self.queries):
             raise UnsupportedOption("queries takes a function from token ids [B, T] to hidden tensors [B, T, d].")
+        counts = isinstance(self.budget, int) and not isinstance(self.budget, bool) and self.budget > 0
+        if self.budget is not None and not counts:
+            raise UnsupportedOption(f"budget takes a whole number of tokens from 1, or None, got {self.budget!r}.")
 
     def but(self, **changes: Any) -> Knowledge:
         """The same knowledge with something else known or not; what was worked out before is not handed on."""
-        return replace(self, **changes, shelf={})
+        return replace(self, **changes)
 
     def has(self, what: str) -> bool:
         """Whether a kind of knowledge that an attack `requires` is there."""
@@ -61,7 +66,7 @@ class Knowledge(Card):
             "embeddings": own and self.head in ("public", "fine-tuned"),
             "LM head": own and self.tail in ("public", "fine-tuned"),
             "tail weights": own and self.tail in ("public", "fine-tuned"),
-            "language model": own and "architecture" not in (self.head, self.tail),
+            "language model": own and all(side in ("public", "fine-tuned") for side in (self.head, self.tail)),
             "text": bool(self.text),
             "layer": self.layer,
             "scheduler": getattr(self.model, "scheduler", None) is not None,
@@ -91,6 +96,6 @@ class Knowledge(Card):
             "head": self.head,
             "tail": self.tail,
             "text": f"{len(self.text):,} passages" if self.text else "none",
-            "queries": "as many as it likes" if self.queries else "none",
+            "queries": "none" if not self.queries else f"{self.budget:,} tokens" if self.budget else "any number",
             **{name: "known" if getattr(self, name) else "not known" for name in ("template", "codec", "layer")},
         }

@@ -7,32 +7,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import NeedsKnowledge
 from ..split.graft import head_side
 from ..wire.view import View
 from .knowledge import Knowledge
 from .record import template
 from .study import Place, shelved
 
-LIKELY, AT_ONCE, SURE = 4096, 256, 0.05
+AT_ONCE, SURE = 256, 0.05
+STRANGE = 0.5  # a relative error of known text from which on it is another text
 
 
 def place_of(view: View, knowledge: Knowledge, direction: str) -> Place:
-    """Where a view's vectors were taken, found out if it is not known."""
+    """Where a view's vectors were taken, found out if it is not known; raises NeedsKnowledge where nothing fits."""
     if knowledge.layer:
         return Place.of(view, knowledge, direction)
     spec = view.manifest[direction] if knowledge.codec else ""
-    return Place(int(misfit(view, knowledge, direction).argmin()), spec)
+    first = _beginning(view, direction)[0].numpy().tobytes()
+    away: Tensor = shelved(knowledge, ("misfit", direction, first), lambda: misfit(view, knowledge, direction))
+    if away.min() > STRANGE:
+        raise NeedsKnowledge(
+            f"No cut of this model gives these vectors, the nearest is {away.min():.0%} of their length away; "
+            "the layer has to be known."
+        )
+    return Place(int(away.argmin()), spec)
+
+
+def _beginning(view: View, direction: str) -> Tensor:
+    """The vectors [n, d] with which a conversation begins, at positions 0 to n - 1."""
+    for heard in (c.up if direction == "up" else c.down for c in view.conversations()):
+        count = int((heard.positions == torch.arange(len(heard.positions))).cumprod(0).sum())
+        if count:
+            return heard.vectors[:count]
+    raise NeedsKnowledge("The cut is found by a text's first vector, and none was heard; the layer has to be known.")
 
 
 @torch.inference_mode()
 def misfit(view: View, knowledge: Knowledge, direction: str = "up") -> Tensor:
     """|F_k - h| / |h| at every depth k [n + 1]: of the template's tokens if they fit somewhere, else of a first token.
 
-    Raises NeedsKnowledge when the attacker has no weights to run.
+    Raises NeedsKnowledge when the attacker has no weights to run, or nobody heard how a text begins.
     """
     knowledge.grant("Finding the cut", ("tokenizer", "head weights", "language model"))
-    heard = view.conversations()[0]
-    vectors = (heard.up if direction == "up" else heard.down).vectors
+    vectors = _beginning(view, direction)
     before = template(knowledge.tokenizer)[0] if knowledge.template else torch.empty(0, dtype=torch.long)
     if 1 < len(before) <= len(vectors):
         found = _all_depths(knowledge, before[None])[:, 0]

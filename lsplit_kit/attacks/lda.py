@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .knowledge import Knowledge
 from .probe import Probe
-from .study import Study, bank
+from .prototypes import NEVER, bank, drawn, spare
+from .study import Study
 
 FLAT = 1e-6  # of the vectors' own variance that is always added
 
@@ -28,19 +29,19 @@ class PrototypeLDA(Probe):
         self.contexts, self.weight, self.penalty = contexts, weight, penalty
 
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:
-        mu = bank(knowledge, self.place_.depth, self.vocabulary_, self.contexts).clone()
+        found = bank(knowledge, self.place_.depth, self.vocabulary_, self.contexts, spare(knowledge, learned))
         if knowledge.queries is not None:
-            self.cost_.queries += self.contexts * len(mu)
-        rest = learned.vectors - mu[learned.tokens]
+            self.cost_.queries += found.sent
+        both = found.there[learned.tokens]
+        rest = learned.vectors[both] - found.mean[learned.tokens[both]]
         self.shift_ = rest.mean(0)
         rest = (rest - self.shift_).double()
         spread = rest.T @ rest / len(rest)
         # with no layer before the cut nothing is left over, and any small spread does
         spread.diagonal().add_(self.penalty * spread.diagonal().mean() + FLAT * float(learned.vectors.var()))
-        seen = torch.bincount(learned.tokens, minlength=len(mu))[:, None]
-        mu.mul_(self.weight).index_add_(0, learned.tokens, learned.vectors - self.shift_).div_(self.weight + seen)
+        mu, known = drawn(found, learned, self.shift_, self.weight)
         self.weights_ = torch.linalg.solve(spread, mu.double().T).float()
-        self.bias_ = -0.5 * (mu * self.weights_.T).sum(-1)
+        self.bias_ = (-0.5 * (mu * self.weights_.T).sum(-1)).masked_fill(~known, NEVER)
 
     def _scores(self, vectors: Tensor) -> Tensor:
         return (vectors - self.shift_) @ self.weights_ + self.bias_

@@ -6,25 +6,27 @@ never give the same one (SipIt, arXiv 2510.15511; Hidden No More, arXiv 2505.183
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..errors import UnsupportedOption
 from ..wire.view import Heard, View
 from .attack import Attack, Reconstruction
 from .channel import Channel
 from .knowledge import Knowledge
-from .layers import place_of
+from .layers import STRANGE, place_of
 from .lda import PrototypeLDA
 from .record import empty, template
 from .search import BEST, Search, ranked
 from .study import Place, counted, shelved, windows
 from .tries import Tries
 
+PROPOSALS = ("lda", "prior")
 WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
-STRANGE = 0.5  # a relative error of known text from which on it is another text
 CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
 BATCH = 16  # conversations that are read side by side
@@ -33,25 +35,36 @@ BATCH = 16  # conversations that are read side by side
 class VocabMatch(Attack):
     """argmin_v |F(prefix, v) - h_t| over likely tokens first, all if need be; exact where nothing was rounded.
 
-    proposals: "lda" ranks tokens by PrototypeLDA and what the language model expects, "prior" by the latter alone.
+    proposals: "lda" ranks tokens by PrototypeLDA and what the language model expects, "prior" by the latter alone, as
+    does who has no text to fit with; who has the head's weights and no others expects what is frequent. reads: "up", or
+    "down" with the body's weights too.
     tolerance: a candidate whose vector is so close, relative to |h|, is taken at once where the wire is exact. Behind a
     codec it is taken when it rounds to what crossed. Where nothing fits, the likeliest of all tried is taken: the
     maximum of log p(v | prefix) - |F - h|^2 / 2 s^2.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights", "language model")
+    requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights")
 
-    def __init__(self, proposals: str = "lda", tolerance: float = 1e-4, widths: tuple[int, ...] = WIDTHS) -> None:
-        self.proposals, self.tolerance, self.widths = proposals, tolerance, widths
+    def __init__(
+        self,
+        proposals: str = "lda",
+        tolerance: float = 1e-4,
+        widths: tuple[int, ...] = WIDTHS,
+        reads: str = "up",
+    ) -> None:
+        self.proposals, self.tolerance, self.widths, self.reads = proposals, tolerance, widths, reads
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
+        if self.proposals not in PROPOSALS:
+            raise UnsupportedOption(f"proposals is one of {', '.join(map(repr, PROPOSALS))}, got {self.proposals!r}.")
         self.place_: Place = place_of(view, knowledge, self.reads)
         self.channel_ = Channel(self.place_, knowledge, self.tolerance)
         self.lda_ = None
-        if self.proposals == "lda":
+        if self.proposals == "lda" and knowledge.text:
             self.lda_ = shelved(
                 knowledge, ("lda", self.place_, self.reads), lambda: _prototypes(view, knowledge, self.reads)
             )
+            self.cost_.queries += self.lda_.cost_.queries
         vocabulary = len(knowledge.tokenizer)
         known = windows(knowledge)[0].flatten() if knowledge.text else torch.empty(0, dtype=torch.long)
         self.log_prior_ = counted(known, vocabulary)
@@ -75,8 +88,11 @@ class VocabMatch(Attack):
         """The best guesses [T, BEST] of several conversations, in order of length."""
         tries = Tries(self.knowledge_, self.place_.depth)
         rows, found = list(range(len(heard))), [[] for _ in heard]  # type: ignore[var-annotated]
-        lost = [False] * len(heard)
-        known = self.before_ if self._begins(heard[-1].vectors) else empty()
+        lost, channels = (
+            [False] * len(heard),
+            [copy(self.channel_) for _ in heard],
+        )  # a noisy text tells of itself alone
+        known = self.before_ if self._begins(heard[-1].vectors, channels) else empty()
         for token in known.tolist():
             for row in rows:
                 found[row].append(torch.tensor([token, *[-1] * (BEST - 1)]))
@@ -86,16 +102,16 @@ class VocabMatch(Attack):
             if len(going) < len(rows):
                 rows = [rows[i] for i in going]
                 tries.keep(going)
-                lost = [lost[i] for i in going]
+                lost, channels = [lost[i] for i in going], [channels[i] for i in going]
                 expected = None if expected is None else expected[going]
             h = torch.stack([heard[row].vectors[t] for row in rows])
-            best = self._first(tries, h) if expected is None else self._next(tries, h, expected, lost)
+            best = self._next(tries, h, expected, channels, lost) if tries.length else self._first(tries, h, channels)
             for row, guess in zip(rows, best, strict=True):
                 found[row].append(guess)
             expected = tries.commit(best[:, :1])
         return [torch.stack(guesses) for guesses in found]
 
-    def _begins(self, vectors: Tensor) -> bool:
+    def _begins(self, vectors: Tensor, channels: list[Channel]) -> bool:
         """Whether the known beginning gives the first vectors [T, d]; its error tells how noisy the wire is."""
         count = len(self.before_)
         if not 0 < count <= len(vectors):
@@ -104,34 +120,39 @@ class VocabMatch(Attack):
             head = Tries(self.knowledge_, self.place_.depth).head
             away = (head(self.before_[None], use_cache=False).last_hidden_state[0] - vectors[:count]).norm(dim=-1)
         error = float((away / vectors[:count].norm(dim=-1)).max())
-        if error < STRANGE and not self.channel_.rowwise:
-            self.channel_.hear(error)
+        for channel in channels if error < STRANGE and not self.channel_.rowwise else ():
+            channel.hear(error)
         return error < STRANGE
 
-    def _first(self, tries: Tries, h: Tensor) -> Tensor:
+    def _first(self, tries: Tries, h: Tensor, channels: list[Channel]) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] with no text before: one table of all tokens serves every row."""
         ids, vectors = torch.empty(0, dtype=torch.long), h[:0]
         for block in self.log_prior_.argsort(descending=True).split(self.widths[-1]):
-            key = ("start", self.place_.depth, int(block[0]))
+            key = ("start", self.place_.depth, len(block), int(block[0]))
             more = shelved(self.knowledge_, key, partial(self._start, tries, block))
             ids, vectors = torch.cat([ids, block]), torch.cat([vectors, more])
-            found = [self.channel_.found(vectors, one) for one in h]
+            found = [channel.found(vectors, one) for channel, one in zip(channels, h, strict=True)]
             if None not in found:
                 break
         else:
-            self.channel_.hear(max(float(self.channel_.away(vectors, one).min()) for one in h))
+            for channel, one, place in zip(channels, h, found, strict=True):
+                if place is None:
+                    channel.hear(float(channel.away(vectors, one).min()))
         best = []
-        for one, place in zip(h, found, strict=True):
+        for one, channel, place in zip(h, channels, found, strict=True):
             search = Search(one, self.log_prior_, self.rows_)
             search.ids, search.vectors = ids, vectors
-            best.append(search.best(self.channel_, place))
+            best.append(search.best(channel, place))
         return torch.stack(best)
 
     def _start(self, tries: Tries, ids: Tensor) -> Tensor:
         return self._tried(tries, ids[None])[0]
 
-    def _next(self, tries: Tries, h: Tensor, expected: Tensor, lost: list[bool]) -> Tensor:
+    def _next(
+        self, tries: Tries, h: Tensor, expected: Tensor | None, channels: list[Channel], lost: list[bool]
+    ) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] behind the text read so far; expected [B, V]: log probabilities."""
+        expected = self.log_prior_.expand(len(h), -1) if expected is None else expected
         scores = None if self.lda_ is None else self.lda_.posterior_.tau * self.lda_._scores(h)
         beliefs = ranked(expected[:, : len(self.rows_)], scores)
         searches = [Search(one, belief, self.rows_) for one, belief in zip(h, beliefs, strict=True)]
@@ -145,18 +166,18 @@ class VocabMatch(Attack):
             vectors = self._tried(tries, ids, None if len(waiting) == len(h) else waiting)
             for i, some, states in zip(waiting, ids, vectors, strict=True):
                 searches[i].add(some, states)
-                place = self.channel_.found(searches[i].vectors, h[i])
+                place = channels[i].found(searches[i].vectors, h[i])
                 if place is not None:
-                    best[i] = searches[i].best(self.channel_, place)
+                    best[i] = searches[i].best(channels[i], place)
             done = width
         for i, search in enumerate(searches):
             if best[i] is None:
-                place = None if lost[i] else self._widened(tries, search, i)
+                place = None if lost[i] else self._widened(tries, search, channels[i], i)
                 lost[i] |= place is None
-                best[i] = search.best(self.channel_, place)
+                best[i] = search.best(channels[i], place)
         return torch.stack(best)  # type: ignore[arg-type]
 
-    def _widened(self, tries: Tries, search: Search, row: int) -> int | None:
+    def _widened(self, tries: Tries, search: Search, channel: Channel, row: int) -> int | None:
         """Try more and more tokens of a row, all in the end; which of those tried was found."""
         whole = len(self.rows_)
         for width in (*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole):
@@ -165,15 +186,15 @@ class VocabMatch(Attack):
                 search.add(ids, self._tried(tries, ids[None], [row], rough=True)[0])
             near = search.near(LOOKS)
             search.add(near, self._tried(tries, near[None], [row])[0])
-            place = self.channel_.found(search.vectors[-len(near) :], search.h, len(search.ids))
+            place = channel.found(search.vectors[-len(near) :], search.h, len(search.ids))
             if place is not None:
                 return len(search.ids) - len(near) + place
         # all were tried: an error larger than any so far, unless the second nearest fits as well as the nearest
-        away = self.channel_.away(search.vectors[-len(near) :], search.h)
+        away = channel.away(search.vectors[-len(near) :], search.h)
         best, second = (float(a) for a in away.topk(2, largest=False).values)
         if best > CLEAR * second:
             return None
-        self.channel_.hear(best)
+        channel.hear(best)
         return len(search.ids) - len(near) + int(away.argmin())
 
     def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:
@@ -183,6 +204,6 @@ class VocabMatch(Attack):
 
 def _prototypes(view: View, knowledge: Knowledge, reads: str) -> PrototypeLDA:
     lda = PrototypeLDA()
-    lda.reads = reads  # type: ignore[misc]
+    lda.reads = reads
     lda.fit(view, knowledge)
     return lda

@@ -14,15 +14,24 @@ from .study import counted, windows
 
 
 class PriorOnly(Attack):
-    """Guesses every token by how often it occurs in the attacker's own text; only the length is from the wire."""
+    """Guesses every token by how often it occurs in the attacker's own text; only the length is from the wire.
+
+    ahead: guesses at the places that vectors coming down speak of, not at those of what goes up.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "text")
+    reads: str = ""
+
+    def __init__(self, ahead: bool = False) -> None:
+        self.ahead = ahead
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
+        view.check("down" if self.ahead else "up")
         self.log_prior_ = counted(windows(knowledge)[0].flatten(), len(knowledge.tokenizer))
 
     def _reconstruct(self, view: View) -> Reconstruction:
-        positions = [c.up.positions for c in view.conversations()]
+        view.check("down" if self.ahead else "up")
+        positions = [c.down.positions + 1 if self.ahead else c.up.positions for c in view.conversations()]
         best = self.log_prior_.topk(BEST).indices
 
         def beliefs(number: int) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..wire.view import View
 from .attack import Attack, Reconstruction
 from .knowledge import Knowledge
+from .layers import place_of
 from .posterior import Posterior, fit_posterior
-from .study import Place, Study, counted, study
+from .study import Study, counted, study
 
 CHUNK, HELD, BEST = 128, 1024, 10  # positions scored at once; those that calibrate; guesses that are kept
 
@@ -21,10 +22,10 @@ CHUNK, HELD, BEST = 128, 1024, 10  # positions scored at once; those that calibr
 class Probe(Attack):
     """Base of attacks that score tokens by position; a subclass writes `_learn` and `_scores`."""
 
-    requires: ClassVar[tuple[str, ...]] = ("tokenizer", "text", "layer")
+    requires: ClassVar[tuple[str, ...]] = ("tokenizer", "text")
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
-        self.place_ = Place.of(view, knowledge, self.reads)
+        self.place_ = place_of(view, knowledge, self.reads)
         learned = study(knowledge, self.place_)
         self.vocabulary_ = len(knowledge.tokenizer)
         self.log_prior_ = counted(learned.tokens, self.vocabulary_)
@@ -32,7 +33,7 @@ class Probe(Attack):
         held, tokens = learned.held_vectors[:HELD], learned.held_tokens[:HELD]
         self.posterior_: Posterior = fit_posterior(self._scored(held), self.log_prior_, tokens)
         if knowledge.queries is not None:
-            self.cost_.queries += len(learned.tokens) + len(learned.held_tokens)
+            self.cost_.queries += learned.sent
 
     @abstractmethod
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:

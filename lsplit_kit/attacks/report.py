@@ -59,6 +59,7 @@ class Report(Card):
             "accuracy": self.accuracy(), "top10": self.top10(), "exact": self.exact(),
             "first": self.accuracy("first"), "reply": self.accuracy("reply"),
             "fit_seconds": self.cost.fit_seconds, "seconds_per_token": per_token,
+            **({"queries": self.cost.queries} if self.cost.queries else {}),
         }  # fmt: skip
 
     def _card(self) -> tuple[str, dict[str, object]]:
@@ -68,17 +69,24 @@ class Report(Card):
             "among the ten best": f"{row['top10']:.1%}",
             "whole prompts": f"{row['exact']:.1%} of {self.tokens.conversation.nunique():,}",
             "cost": f"{row['fit_seconds']:.1f} CPU-s to fit, {row['seconds_per_token']:.4f} a token",
+            **({"queries": f"{self.cost.queries:,} tokens"} if self.cost.queries else {}),
         }
 
 
-def report(found: Reconstruction, capture: Capture) -> Report:
-    """Compare a reconstruction with the truth of its capture; raises CaptureError when the capture has none."""
+def report(found: Reconstruction, capture: Capture, model: Any = None) -> Report:
+    """Compare a reconstruction with the truth of its capture; raises CaptureError when the capture has none.
+
+    model: compare with what it, run unsplit on the true text, would say next at every place, instead of with the text;
+    for attacks on what comes down. A place behind the text counts then, too.
+    """
     import pandas as pd
 
     (truth, texts), parts = _texts(found, capture), []
     for number, ids in enumerate(texts):
         bounds = [int(truth[name][number]) for name in ("first", "stop", "reply")]
         at = found.positions[number]
+        if model is not None:
+            ids = _next(model, ids)
         at = at[at < len(ids)]  # nobody said what a guess beyond the text is about
         right, guess = ids[at], found.tokens[number][: len(at)]
         parts.append(
@@ -105,23 +113,19 @@ class Agreement(NamedTuple):
     positions: int
 
 
-@torch.inference_mode()
 def agreement(found: Reconstruction, capture: Capture, model: Any) -> Agreement:
     """How often guesses are what `model`, run unsplit on the true text, finds likeliest at their place.
 
     For attacks on what comes down, at the places of prompt and reply, and one behind the text. Raises CaptureError.
     """
-    truth, texts = _texts(found, capture)
-    best = ten = count = 0
-    for number, (ids, top, at) in enumerate(zip(texts, found.top, found.positions, strict=True)):
-        likeliest = model(ids[None]).logits[0].argmax(-1)
-        bounds = [int(truth[name][number]) for name in ("first", "stop", "reply")]
-        kinds = [kind(p, *bounds) if p <= len(ids) else "" for p in at.tolist()]  # drafts that were rejected lie beyond
-        counts = torch.tensor([k in ("prompt", "reply") for k in kinds], dtype=torch.bool)
-        top, at = top[counts], at[counts]
-        hit = top == likeliest[at - 1, None]
-        best, ten, count = best + int(hit[:, 0].sum()), ten + int(hit.any(-1).sum()), count + len(at)
-    return Agreement(best / max(1, count), ten / max(1, count), count)
+    said = report(found, capture, model)
+    return Agreement(said.accuracy(), said.top10(), len(said.counted))
+
+
+@torch.inference_mode()
+def _next(model: Any, ids: Tensor) -> Tensor:
+    """What a model finds likeliest [T + 1] at every place of a text and one behind it; at the first, what stands."""
+    return torch.cat([ids[:1], model(ids[None], use_cache=False).logits[0].argmax(-1)])
 
 
 def _texts(found: Reconstruction, capture: Capture) -> tuple[Truth, tuple[Tensor, ...]]:

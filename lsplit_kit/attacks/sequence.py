@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..progress import progress
 from ..wire.view import View
 from .knowledge import Knowledge
+from .layers import place_of
 from .lda import PrototypeLDA
 from .posterior import fit_posterior
 from .probe import CHUNK, HELD, Probe
-from .study import Place, Study, counted, study
+from .study import Study, counted, study
 
 BATCH, NEGATIVES = 8, 1024  # windows in a step; tokens that none of them holds, drawn for each
 FARTHEST = 8.0  # standard deviations at which an outlier is cut off
@@ -37,7 +38,7 @@ class SequenceInverter(Probe):
         self.hidden, self.epochs, self.rate, self.seed = hidden, epochs, rate, seed
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
-        self.place_ = Place.of(view, knowledge, self.reads)
+        self.place_ = place_of(view, knowledge, self.reads)
         learned = study(knowledge, self.place_)
         self.vocabulary_ = len(knowledge.tokenizer)
         self.log_prior_ = counted(learned.tokens, self.vocabulary_)

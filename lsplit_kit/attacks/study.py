@@ -83,10 +83,19 @@ class Study:
     held_vectors: Tensor
     held_tokens: Tensor
     windows: tuple[Tensor, Tensor, Tensor, Tensor]  # the same with their neighbours: [N, T, d], [N, T], twice
+    sent: int  # tokens that went through the head for it
 
 
 def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
-    """The vectors at a place of about `count` tokens of the attacker's texts, first positions left out."""
+    """The vectors at a place of about `count` tokens of the attacker's texts, first positions left out.
+
+    With queries that are counted, of no more than half of them. Raises NeedsKnowledge where these are too few.
+    """
+    if knowledge.queries is not None and knowledge.budget is not None:
+        least = 3 * WINDOW  # to fit with, to calibrate with, and one for tokens that the texts lack
+        if knowledge.budget < least:
+            raise NeedsKnowledge(f"{knowledge.budget} tokens of queries are too few: an attack begins with {least}.")
+        count = min(count, max(WINDOW, round(knowledge.budget / (2 + 2 * HELD))))
 
     def make() -> Study:
         learn, held = windows(knowledge, count)
@@ -97,7 +106,9 @@ def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
             vectors = place.through(plain)
             found.append((vectors[:, 1:], ids[:, 1:]))
         (a, b), (c, d) = found
-        return Study(a.flatten(0, 1), b.flatten(), c.flatten(0, 1), d.flatten(), (a, b, c, d))
+        return Study(
+            a.flatten(0, 1), b.flatten(), c.flatten(0, 1), d.flatten(), (a, b, c, d), learn.numel() + held.numel()
+        )
 
     return shelved(knowledge, ("study", place, count), make)
 
@@ -123,26 +134,6 @@ def windows(knowledge: Knowledge, count: int = TOKENS) -> tuple[Tensor, Tensor]:
     order = torch.Generator().manual_seed(0)
     learn, held = (p[torch.randperm(len(p), generator=order)] for p in (learn, held))
     return learn[: max(1, count // WINDOW)], held[: max(1, round(count * HELD) // WINDOW)]
-
-
-def bank(knowledge: Knowledge, depth: int, vocabulary: int, contexts: int = 1) -> Tensor:
-    """The mean vector [V, d] of every token in random contexts; what a row begins with is not counted."""
-
-    def make() -> Tensor:
-        draw, rows = torch.Generator().manual_seed(0), -(-vocabulary // (WINDOW - 1))
-        mean: Tensor | None = None
-        for _ in range(contexts):
-            order = torch.randperm(vocabulary, generator=draw)
-            order = torch.cat([order, order[: rows * (WINDOW - 1) - vocabulary]]).view(rows, WINDOW - 1)
-            ids = torch.cat([torch.randint(vocabulary, (rows, 1), generator=draw), order], dim=1)
-            found = states(knowledge, depth, ids, "a vector of every token")[:, 1:].flatten(0, 1)
-            vectors = found.new_empty(vocabulary, found.shape[1])
-            vectors[order.flatten()] = found / contexts
-            mean = vectors if mean is None else mean.add_(vectors)
-        assert mean is not None
-        return mean
-
-    return shelved(knowledge, ("bank", depth, vocabulary, contexts), make)
 
 
 def counted(tokens: Tensor, vocabulary: int, more: float = 0.1) -> Tensor:

@@ -19,24 +19,29 @@ AT_ONCE = 256  # candidates of one row in one pass: each attends to the known te
 class Tries:
     """The attacker's model behind the known text of B rows, all of one length.
 
-    One cache serves the whole model, which predicts what comes next, and its first layers, which try candidates.
+    One cache serves the whole model, which predicts what comes next, and its first layers, which try candidates. Who
+    has the head alone tries as well, and predicts nothing.
     """
 
     def __init__(self, knowledge: Knowledge, depth: int) -> None:
-        self.model: Any = knowledge.model
         self.head = shelved(knowledge, ("copy", depth, torch.float32), lambda: head_side(knowledge.model, depth))
         self.rough = shelved(
             knowledge, ("copy", depth, torch.bfloat16), lambda: head_side(knowledge.model, depth).to(torch.bfloat16)
         )
+        self.predicts = knowledge.has("language model")
+        self.model: Any = knowledge.model if self.predicts else self.head
         self.depth, self.length = depth, 0
         self.cache: Any = DynamicCache(config=self.model.config)
 
     @torch.inference_mode()
-    def commit(self, ids: Tensor) -> Tensor:
-        """Append ids [B, n]; log probabilities [B, V] of what follows, as the whole model says."""
+    def commit(self, ids: Tensor) -> Tensor | None:
+        """Append ids [B, n]; log probabilities [B, V] of what follows, as the whole model says, None without one."""
         at = torch.arange(self.length, self.length + ids.shape[1])[None].expand(len(ids), -1)
-        out = self.model(ids, past_key_values=self.cache, position_ids=at, use_cache=True, logits_to_keep=1)
+        last = {"logits_to_keep": 1} if self.predicts else {}
+        out = self.model(ids, past_key_values=self.cache, position_ids=at, use_cache=True, **last)
         self.length += ids.shape[1]
+        if not self.predicts:
+            return None
         return out.logits[:, -1].float().log_softmax(-1)
 
     @torch.inference_mode()

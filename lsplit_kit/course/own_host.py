@@ -14,7 +14,7 @@ from ..split.body import body_of
 from ..split.plan import SplitPlan
 from ..split.session import Body
 from ..split.text import split_text
-from ..wire.link import InProcess
+from ..wire.here import InProcess
 from ..wire.message import Exchange, Open, Step
 
 Run = Callable[[Tensor], Tensor]

@@ -14,7 +14,8 @@ _FOLDER = Path(__file__).parent / "captures"
 class Recording(NamedTuple):
     """A recording's name, model, layers before the cut, codec of what goes up, and files.
 
-    path: the capture, its truth beside it; None where only reports are shipped. reports: as `attacks.recorded` reads.
+    Of one that is attacked downward, layers behind the body and the codec of what comes down. path: the capture, its
+    truth beside it; None where only reports are shipped. reports: as `attacks.recorded` reads.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Recording(NamedTuple):
     codec: str
     path: Path | None
     reports: Path
+    direction: str = "up"
 
 
 class PictureRecording(NamedTuple):
@@ -48,9 +50,9 @@ class PictureRecording(NamedTuple):
         return f"inside, {self.depth} + {self.depth} blocks local"
 
 
-def captures() -> list[Recording]:
-    """All recordings, by model, depth and codec; `scripts/record_captures.py` made them."""
-    return list(_listed())
+def captures(direction: str = "up") -> list[Recording]:
+    """All recordings attacked in a direction, by model, depth and codec; `scripts/record_captures.py` made them."""
+    return [recording for recording in _listed() if recording.direction == direction]
 
 
 def capture(name: str) -> Recording:
@@ -79,19 +81,21 @@ def named_picture(model: str, mode: str, depth: int | None, codec: str) -> str:
     return f"{model}.{mode if depth is None else f'inside-{depth}'}.{codec.replace(':', '-')}"
 
 
-def named(model: str, depth: int, codec: str) -> str:
+def named(model: str, depth: int, codec: str, direction: str = "up") -> str:
     """The name of a recording; ":" is no character for a file's name."""
-    return f"{model}.{depth:02d}.{codec.replace(':', '-')}"
+    return f"{model}.{'' if direction == 'up' else 'tail-'}{depth:02d}.{codec.replace(':', '-')}"
 
 
 @cache
 def _listed() -> tuple[Recording, ...]:
     found = []
     for reports in sorted(_FOLDER.glob("*.json")):
-        model, depth, codec = reports.stem.split(".")
-        path = reports.with_suffix(".lsplit")
-        spec = codec.replace("-", ":", 1)
-        found.append(Recording(reports.stem, model, int(depth), spec, path if path.exists() else None, reports))
+        model, cut, codec = reports.stem.split(".")
+        path, depth = reports.with_suffix(".lsplit"), cut.removeprefix("tail-")
+        found.append(
+            Recording(reports.stem, model, int(depth), codec.replace("-", ":", 1), path if path.exists() else None,
+                      reports, "up" if depth == cut else "down")
+        )  # fmt: skip
     return tuple(found)
 
 

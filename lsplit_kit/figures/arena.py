@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from .numbers import percent
 from .picture import CELL
-from .reading import WIDTH, Decode, reading_alt, reading_html, reading_png
+from .reading import COUNTED, WIDTH, Decode, reading_alt, reading_html, reading_png
 from .style import INK
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SAYS = "What the unsplit model would say next"
+LONG = "text-align:left;padding:2px 8px;white-space:normal;min-width:260px"
+TEXT = "The text itself, one token ahead: the prompt, and the reply"
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,6 +26,8 @@ class Bout:
     """One attack on one text: its rows of `Report.tokens`, how to write a token, and figures of all texts attacked.
 
     figures: as in a row of `measure.inversion.ladder`; why: the sentence of an attack that may not run, "" otherwise.
+    beside: of an attack on what comes down, whose rows compare with what the unsplit model would say next, the rows
+    that compare with the text itself.
     """
 
     attack: str
@@ -32,6 +38,7 @@ class Bout:
     figures: Mapping[str, Any] | None = None
     texts: int = 0
     why: str = ""
+    beside: pd.DataFrame | None = None
 
     @property
     def who(self) -> str:
@@ -46,7 +53,15 @@ def bout_alt(bout: Bout) -> str:
     """One sentence about the text that is shown, and one about all of them; or why there is no result."""
     if bout.rows is None or bout.decode is None or bout.figures is None:
         return f"{bout.who}: no result. {bout.why}".strip()
-    return f"{reading_alt(bout.rows, bout.decode, bout.who)} {figures_alt(bout.figures, bout.texts)}"
+    words = f"{reading_alt(bout.rows, bout.decode, bout.who)} {figures_alt(bout.figures, bout.texts)}"
+    return words if bout.beside is None else f"{SAYS}: {words} {beside_alt(bout.beside)}"
+
+
+def beside_alt(rows: pd.DataFrame) -> str:
+    """How much of the text itself an attack on what comes down has foretold, in one sentence."""
+    found = [(kind, rows[rows.kind == kind].right) for kind in COUNTED]
+    parts = [f"{right.sum()} of {len(right)} tokens of the {kind}" for kind, right in found if len(right)]
+    return f"Of the text itself, one token ahead, its best guess is right for {' and '.join(parts)}."
 
 
 def figures_alt(row: Mapping[str, Any], texts: int) -> str:
@@ -55,8 +70,14 @@ def figures_alt(row: Mapping[str, Any], texts: int) -> str:
     return (
         f"Over {many}, {row['tokens']:,} tokens: {percent(row['accuracy'])} right, {row['bits']:.2f} bits a token"
         f"{_interval(row)} of {row['h0']:.2f}; {row['fit_seconds']:.1f} CPU-s to fit, "
-        f"{row['seconds_per_token']:.4f} a token."
+        f"{row['seconds_per_token']:.4f} a token{_queries(row)}."
     )
+
+
+def _queries(row: Mapping[str, Any]) -> str:
+    """What was asked of the learner's head, where anything was."""
+    sent = row.get("queries", 0)
+    return f"; {int(sent):,} tokens sent through the head" if sent > 0 else ""  # none is NaN beside others
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -73,9 +94,23 @@ def bout_html(bout: Bout) -> str:
     return (
         "<div style='line-height:1.5;color:var(--jp-ui-font-color1,inherit)'>"
         f"<p class='arena-figures' {data} style='margin:6px 0'><b>{escape(bout.who)}.</b> "
-        f"{escape(figures_alt(row, bout.texts))}</p>{reading_html(bout.rows, bout.decode, bout.who)}"
+        f"{escape(figures_alt(row, bout.texts))}</p>"
+        f"{'' if bout.beside is None else _heading(SAYS)}{reading_html(bout.rows, bout.decode, bout.who)}"
         f"<p class='arena-words' style='margin:6px 0'>"
-        f"{escape(reading_alt(bout.rows, bout.decode))}</p></div>"
+        f"{escape(reading_alt(bout.rows, bout.decode))}</p>{_beside_html(bout)}</div>"
+    )
+
+
+def _heading(words: str) -> str:
+    return f"<p class='arena-heading' style='margin:6px 0'><b>{escape(words)}</b></p>"
+
+
+def _beside_html(bout: Bout) -> str:
+    if bout.beside is None or bout.decode is None:
+        return ""
+    return (
+        f"<div class='arena-beside'>{_heading(TEXT)}{reading_html(bout.beside, bout.decode, TEXT, key=False)}"
+        f"<p style='margin:6px 0'>{escape(beside_alt(bout.beside))}</p></div>"
     )
 
 
@@ -87,8 +122,12 @@ def refused_html(kind: str, why: str) -> str:
     )
 
 
-def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping[str, str]) -> str:
-    """A table with a row for each attack, the chosen one marked; refused: attacks that may not run, and why."""
+def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping[str, str], down: bool = False) -> str:
+    """A table with a row for each attack, the chosen one marked; refused: attacks that may not run, and why.
+
+    down: the attacks are on what comes down.
+    """
+    about = "of what the unsplit model would say next" if down else "here"
     head = "".join(
         f"<th scope='col' {CELL}>{name}</th>"
         for name in ("right", "ten best", "bits a token", "95 % interval", "CPU-s to fit", "CPU-s a token")
@@ -99,11 +138,14 @@ def ladder_html(rows: Sequence[Mapping[str, Any]], chosen: str, refused: Mapping
                  f"{row['fit_seconds']:.1f}", f"{row['seconds_per_token']:.4f}")  # fmt: skip
         body += table_row(row["attack"], chosen, "".join(f"<td {CELL}>{cell}</td>" for cell in cells))
     for attack, why in refused.items():
-        body += table_row(attack, chosen, f"<td colspan='6' style='text-align:left;padding:2px 8px'>{escape(why)}</td>")
+        body += table_row(attack, chosen, f"<td colspan='6' style='{LONG}'>{escape(why)}</td>")
+    words = (
+        f"What each attack reads {about}, over all texts. What a fit finds there already, it does not pay for again."
+    )
     return (
+        f"<p class='arena-about' style='line-height:1.5;margin:12px 0 0'>{words}</p>"
         "<div class='arena-scroll' style='overflow-x:auto;width:0;min-width:100%'><table class='arena-table' "
-        "style='border-collapse:collapse;margin:6px 0'><caption style='text-align:left'>What each attack reads here, "
-        f"over all texts. What a fit finds there already, it does not pay for again.</caption>"
+        f"aria-label='{words}' style='border-collapse:collapse;margin:6px 0;white-space:nowrap;line-height:1.5'>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -121,7 +163,10 @@ def bout_png(bout: Bout) -> bytes:
 
     if bout.rows is not None and bout.decode is not None and bout.figures is not None:
         who = f"{bout.who}. {figures_alt(bout.figures, bout.texts)} Here"
-        return reading_png(bout.rows, bout.decode, who)
+        who = who if bout.beside is None else f"{SAYS}: {who}"
+        return reading_png(
+            bout.rows, bout.decode, who, bout.beside, "" if bout.beside is None else beside_alt(bout.beside)
+        )
     lines = textwrap.wrap(bout_alt(bout), WIDTH // 7)
     sheet, pen = canvas(WIDTH, 18 * len(lines) + 16)
     for k, words in enumerate(lines):

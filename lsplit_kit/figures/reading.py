@@ -90,17 +90,18 @@ def reading_alt(rows: pd.DataFrame, decode: Decode, who: str = "") -> str:
     )
 
 
-def reading_html(rows: pd.DataFrame, decode: Decode, who: str = "") -> str:
-    """The coloured tokens with a legend; pointing at one says its position, the guess and its rank."""
+def reading_html(rows: pd.DataFrame, decode: Decode, who: str = "", key: bool = True) -> str:
+    """The coloured tokens with a legend (key); pointing at one says its position, the guess and its rank."""
     found = marks(rows, decode)
     said = escape(reading_alt(rows, decode, who), quote=True)
     drawn = "".join(_span(mark) + ("<br>" if mark.ends else "") for mark in found)
-    key = " ".join(
+    legend = " ".join(
         f"<span style='{_style(what)}'>{escape(name)}</span>{_sign(what)}" for what, (name, *_) in LOOKS.items()
     )
+    legend = f"<div class='reading-key'>{legend}</div>" if key else ""
     # dir=auto: a text that runs from right to left does so here too; the box scrolls, by keyboard as well
     return (
-        f"<div class='reading' style='line-height:1.9;max-width:100%'><div class='reading-key'>{key}</div>"
+        f"<div class='reading' style='line-height:1.9;max-width:100%'>{legend}"
         f"<div class='reading-text' role='img' tabindex='0' dir='auto' aria-label='{said}' style='margin:6px 0;"
         "max-height:340px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere'>"
         f"{drawn}</div></div>"
@@ -166,15 +167,25 @@ def reading_lines(rows: pd.DataFrame, decode: Decode) -> list[list[tuple[float, 
     return [line for line in lines if line]
 
 
-def reading_png(rows: pd.DataFrame, decode: Decode, who: str = "") -> bytes:
-    """The tokens as PNG bytes: right ones underlined, ten best dotted with ?, wrong ones in a box with a cross."""
+def reading_png(
+    rows: pd.DataFrame, decode: Decode, who: str = "", beside: pd.DataFrame | None = None, about: str = ""
+) -> bytes:
+    """The tokens as PNG bytes: right ones underlined, ten best dotted with ?, wrong ones in a box with a cross.
+
+    beside: rows that are drawn below, under the words `about`.
+    """
     from .paint import canvas, png
 
-    lines = reading_lines(rows, decode)
-    left_off = sum(len(line) for line in lines[MOST:])
-    head = textwrap.wrap(plain(reading_alt(rows, decode, who)), WIDTH // 7)
-    sheet, pen = canvas(WIDTH, 18 * len(head) + LINE * (min(len(lines), MOST) + 1 + bool(left_off)) + 20)
-    paint_reading(pen, head, lines[:MOST], left_off, 0)
+    parts, high = [], 0
+    for own, words in ((rows, reading_alt(rows, decode, who)), *([] if beside is None else [(beside, about)])):
+        lines = reading_lines(own, decode)
+        left_off = sum(len(line) for line in lines[MOST:])
+        head = textwrap.wrap(plain(words), WIDTH // 7)
+        parts.append((head, lines[:MOST], left_off, high))
+        high += 18 * len(head) + LINE * (min(len(lines), MOST) + 1 + bool(left_off)) + 20
+    sheet, pen = canvas(WIDTH, high)
+    for part in parts:
+        paint_reading(pen, *part)
     return png(sheet)  # a palette would take two pale colours for one
 
 

@@ -20,8 +20,9 @@ from ..split.prompt import encode
 from ..split.whole_client import picture, reply
 from ..split.whole_options import TEXT, checked, for_generate
 from ..split.whole_picture import draw, picture_options, quiet
-from ..wire.emulated import EmulatedLink, Timed, Trip, computing
+from ..wire.emulated import EmulatedLink, computing
 from ..wire.message import Open
+from ..wire.timed import Timed, Trip
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -90,7 +90,7 @@ def picture_run(
     every step with its number and how many there are; what it raises ends the run. call: further arguments.
     """
     from ..split.image import PLAIN_GUIDANCE, part_of, picture_body, picture_cut, split_image
-    from ..wire.link import InProcess
+    from ..wire.here import InProcess
     from ..wire.tap import tap
 
     denoiser = getattr(pipe, part_of(pipe))
@@ -143,7 +143,7 @@ def hidden_of(model: Any, ids: Tensor, head: int = 2, tail: int = 2) -> tuple[Te
     from ..split.body import body_of
     from ..split.plan import SplitPlan
     from ..split.text import split_text
-    from ..wire.link import InProcess
+    from ..wire.here import InProcess
     from ..wire.tap import tap
 
     plan, exact = SplitPlan(head, tail), lossless(model.dtype)

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedModel
-from ..wire.emulated import EmulatedLink, Timed
+from ..wire.emulated import EmulatedLink
+from ..wire.timed import Timed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ import numpy as np
 from rpyc.core import brine, consts
 
 from ..errors import UnsupportedOption
-from ..wire.link import FRAME_OVERHEAD
+from ..wire.here import FRAME_OVERHEAD
 from ..wire.message import POLICIES
 
 if TYPE_CHECKING:

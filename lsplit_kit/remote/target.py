@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import UnsupportedOption
 from ..wire.emulated import EmulatedLink
-from ..wire.link import InProcess
+from ..wire.here import InProcess
 from ..wire.watch import Watched
 from .address import check_certificate
 from .client import RpycLink

@@ -27,7 +27,8 @@ from ..errors import (
     UnsupportedOption,
 )
 from ..quantization import Codec, codec
-from ..wire.link import InProcess, Link, Loopback, begin
+from ..wire.here import InProcess, Loopback
+from ..wire.link import Link, begin
 from ..wire.message import MODES, Exchange, Open, PictureStep, Sent
 from ..wire.patience import Patience
 from ..wire.tap import Where

@@ -14,7 +14,7 @@ REPLY = 6  # tokens
 
 
 class Live:
-    """A model to attack, and what attackers worked out at the depth that was attacked last.
+    """A model to attack, and what attackers worked out at the cut that was attacked last.
 
     step(words): tells how far a run is, and raises to end it; it is called before every forward pass too.
     """
@@ -24,7 +24,7 @@ class Live:
         self.tokenizer: Any = None
         self.text: list[str] = []
         self._shelf: dict[Any, Any] = {}
-        self._depth = -1
+        self._cut = (-1, -1)
 
     def load(self) -> None:
         """Load the model by its name, where one was given; raises as `load` does, and UnsupportedModel."""
@@ -46,46 +46,51 @@ class Live:
         from ..attacks import record
         from ..attacks.pieces import piece
         from ..attacks.report import report
-        from ..attacks.threats import allowed, attack_of, knowledge_of
+        from ..attacks.threats import allowed, attack_of, direction_of, knowledge_of
         from ..face import split  # the verb: a panel runs the kit the way its reader would
         from ..measure.inversion import ladder
 
         self.load()
-        name, observer, depth, codec = (settings[key] for key in ("attack", "observer", "depth", "codec"))
-        knowledge = knowledge_of(settings["knowledge"], self.model, self.tokenizer, self.text)
-        allowed(name, observer, knowledge)
-        if depth != self._depth:  # what was worked out for one depth is of no use elsewhere, and large
-            self._shelf, self._depth = {}, depth
+        name, observer, codec = (settings[key] for key in ("attack", "observer", "codec"))
+        knowledge = knowledge_of(settings["knowledge"], self.model, self.tokenizer, self.text, settings["depth"])
+        direction = direction_of(name, observer)
+        allowed(name, observer, knowledge, direction)
+        down = direction == "down"
+        cut = (0, settings["tail"]) if down else (settings["depth"], 0)
+        if cut != self._cut:  # what was worked out for one cut is of no use elsewhere, and large
+            self._shelf, self._cut = {}, cut
         shelf = self._shelf.setdefault(settings["knowledge"], {})
         knowledge.shelf.update(shelf)
         hook = self.model.get_input_embeddings().register_forward_pre_hook(lambda *_: self.step(""))
         try:
             self.step("Recording the prompt")
-            with split(self.model, head=depth, tail=0, codec=codec) as lm:
+            with split(self.model, head=cut[0], tail=cut[1], codec=("fp32", codec) if down else codec) as lm:
                 capture = record(lm, [settings["prompt"]], new_tokens=REPLY)
             view = capture.view(observer)
             reports = []
             for one in dict.fromkeys(("PriorOnly", name)):
                 self.step(f"Fitting {one}")
-                attack = attack_of(one).fit(view, knowledge)
+                attack = attack_of(one, direction).fit(view, knowledge)
                 self.step(f"Reading with {one}")
-                reports.append(report(attack.reconstruct(view), capture))
+                found = attack.reconstruct(view)
+                reports.append(report(found, capture, self.model if down else None))
         finally:
             hook.remove()
             shelf.update(knowledge.shelf)
         said = reports[-1]
-        return Bout(name, observer, place_of(depth, codec), said.tokens, partial(piece, self.tokenizer),
-                    ladder([said], reports[0]).iloc[0].to_dict(), 1)  # fmt: skip
+        return Bout(name, observer, place_of(sum(cut), codec, direction), said.tokens, partial(piece, self.tokenizer),
+                    ladder([said], reports[0]).iloc[0].to_dict(), 1,
+                    beside=report(found, capture).tokens if down else None)  # fmt: skip
 
 
-def place_of(depth: int, codec: str) -> str:
-    """Where vectors are taken, in words."""
-    return f"behind {counted(depth, 'layer')}, {codec}"
+def place_of(layers: int, codec: str, direction: str = "up") -> str:
+    """Where vectors are taken, in words; layers: of the head for what goes up, of the tail for what comes down."""
+    where = f"behind {counted(layers, 'layer')}" if direction == "up" else f"{counted(layers, 'layer')} before the end"
+    return f"{where}, {codec}"
 
 
-def checked_depth(depth: Any, most: int | None) -> int:
-    """A depth at which a body is left; raises UnsupportedOption."""
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0 or (most is not None and depth > most):
-        upto = "" if most is None else f" to {most}"
-        raise UnsupportedOption(f"depth takes a whole number from 0{upto}, got {depth!r}.")
+def checked_depth(depth: Any, name: str = "depth") -> int:
+    """A number of layers; raises UnsupportedOption."""
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+        raise UnsupportedOption(f"{name} takes a whole number from 0, got {depth!r}.")
     return depth

@@ -9,15 +9,16 @@ from typing import Any
 import ipywidgets as W
 
 from ..attacks.recorded import Recorded, recorded
-from ..attacks.threats import LADDER, THREATS
-from ..data.captures import captures, named
+from ..attacks.threats import ATTACKS, THREATS, direction_of
+from ..data.captures import captures
 from ..errors import LsplitError, UnsupportedOption
-from ..figures.arena import Bout, bout_alt, bout_html, bout_png, ladder_html
+from ..figures.arena import Bout, bout_alt, bout_html, bout_png
 from ..figures.paint import shown_at
 from ..figures.painting import canvas_alt
 from ..quantization.registry import specs
 from ..wire.view import OBSERVERS
 from .announcer import Announcer
+from .arena_found import Found, recording_of
 from .arena_run import Live, checked_depth, place_of
 from .choice import Choice
 from .picture_tab import PictureTab
@@ -38,28 +39,33 @@ NOTE = (
 class AttackArena(W.VBox):
     """A panel of attacks: an observer, its knowledge and an attack, a cut and a codec; then tokens, bits and cost.
 
+    Attacks on what goes up are shown at a depth, those on what comes down in front of a tail: the other is at rest.
     A second tab, tab="pictures", has what attacks paint of recorded pictures: `pictures` with settings of its own.
     By default the results are recorded ones, and no model is needed. live: type a prompt, choose any depth, and Run
     attacks it on `model` (a language model, or its name). The settings can be set from code too; what does not fit
     raises an LsplitError. What an attack would refuse is shown as its sentence.
     """
 
-    observer, knowledge, attack, depth, codec, number = (Choice() for _ in range(6))
+    observer, knowledge, attack, depth, tail, codec, number = (Choice() for _ in range(7))
 
     def __init__(
         self, observer: str = "eavesdrop_up", knowledge: str = "public", attack: str = "PrototypeLDA",
         depth: int | None = None, codec: str | None = None, number: int = 1, live: bool = False, model: Any = "smollm2",
-        prompt: str = PROMPT, tab: str = "text",
+        prompt: str = PROMPT, tab: str = "text", tail: int = 1,
     ) -> None:  # fmt: skip
         self.live = bool(live)
-        self.free = {"depth": lambda value: checked_depth(value, None), "codec": lambda v: checked("codec", v, [])}
-        self.free = self.free if self.live else {}
+        self.free = {"depth": checked_depth, "tail": lambda value: checked_depth(value, "tail"),
+                     "codec": lambda v: checked("codec", v, [])} if self.live else {}  # fmt: skip
         self.announcer = Announcer(panel=".attack-arena", handles=".arena-knob .noUi-handle", names=[])
-        self._moving, self._ladders = True, {}  # type: ignore[var-annotated]
+        self._moving = True
         self._controls()
         self.charts, self.table = W.HTML(), W.HTML()
         self.charts.add_class("arena-charts")
-        rows = [("observer", "knowledge"), ("attack", "depth", "codec"), ("prompt",) if self.live else ("number",)]
+        rows = [
+            ("observer", "knowledge"),
+            ("attack", "depth", "tail", "codec"),
+            ("prompt",) if self.live else ("number",),
+        ]
         wrap = {"flex_flow": "row wrap"}
         boxes = [
             self.controls["prompt"] if row == ("prompt",) else W.HBox([self.controls[n] for n in row], layout=wrap)
@@ -72,6 +78,7 @@ class AttackArena(W.VBox):
             boxes += [W.HTML(f"<p class='arena-note' style='line-height:1.5;margin:4px 0'>{NOTE}</p>"), self.worker]
         parts = [*boxes, self.charts, self.table]
         if not self.live:
+            self.found = Found()
             self.pictures = PictureTab(SEES, self._say)
             self.tabs = W.Tab([W.VBox(parts), self.pictures], titles=("Text", "Pictures"))
             self.tabs.observe(lambda change: self._say(self._said()), "selected_index")
@@ -81,6 +88,7 @@ class AttackArena(W.VBox):
         self.tab = tab
         self.observer, self.knowledge, self.attack = observer, knowledge, attack
         self.depth = depth if depth is not None else 2 if self.live else self.controls["depth"].options[-1]
+        self.tail = tail
         self.codec = ("fp32" if self.live else "int8:token") if codec is None else codec
         if self.live:
             self.prompt = prompt
@@ -91,6 +99,7 @@ class AttackArena(W.VBox):
         self.bout = Bout(self.attack, self.observer, self.place, why="Not run yet.")
         for control in self.controls.values():
             control.observe(lambda change: self._changed(), "value")
+        self._rest()
         if not self.live:
             self._show()
 
@@ -101,11 +110,13 @@ class AttackArena(W.VBox):
                               options=[(words, name) for name, words in SEES.items()]),
             "knowledge": field(W.Dropdown, "Knowledge", "What the attacker has beside the wire", "420px",
                                options=[(words, name) for name, words in THREATS.items()]),
-            "attack": field(W.Dropdown, "Attack", "From no look at a vector to trying tokens", options=list(LADDER)),
+            "attack": field(W.Dropdown, "Attack", "The last three read what comes down, the others what goes up",
+                            options=list(ATTACKS)),
         }  # fmt: skip
         if self.live:
             self.controls |= {
                 "depth": field(W.BoundedIntText, "Depth", "Layers before the cut", "200px", min=0, max=999),
+                "tail": field(W.BoundedIntText, "Tail", "Layers behind the body", "200px", min=0, max=999),
                 "codec": field(W.Combobox, "Codec", "Any of docs/codecs.md", options=list(specs()), value="fp32"),
                 "prompt": field(W.Text, "Prompt", "What the attack has to read", "auto"),
             }
@@ -114,7 +125,9 @@ class AttackArena(W.VBox):
             self.controls |= {
                 "depth": field(W.Dropdown, "Depth", "Layers before the cut", "200px",
                                options=sorted({r.depth for r in there})),
-                "codec": field(W.Dropdown, "Codec", "How vectors go up", "260px",
+                "tail": field(W.Dropdown, "Tail", "Layers behind the body", "200px",
+                              options=sorted({r.depth for r in captures("down")})),
+                "codec": field(W.Dropdown, "Codec", "How vectors cross", "260px",
                                options=list(dict.fromkeys(r.codec for r in there))),
                 "number": field(W.Dropdown, "Prompt", "Which of the recorded prompts", "200px",
                                 options=list(range(1, count + 1))),
@@ -139,14 +152,20 @@ class AttackArena(W.VBox):
     @property
     def place(self) -> str:
         """Where the vectors are taken, in words."""
-        return place_of(self.depth, self.codec)
+        layers = self.depth if self.direction == "up" else self.tail
+        return place_of(layers, self.codec, self.direction)
+
+    @property
+    def direction(self) -> str:
+        """ "up" or "down": what the attack chosen is about."""
+        return direction_of(self.attack, self.observer)
 
     @property
     def recording(self) -> Recorded:
         """The recording that is shown; raises UnsupportedOption in a live panel."""
         if self.live:
             raise UnsupportedOption("A live panel shows no recording; lk.AttackArena() does.")
-        return recorded(named("smollm2", self.depth, self.codec))
+        return recording_of(self.direction, self.depth, self.tail, self.codec)
 
     @property
     def tab(self) -> str:
@@ -220,39 +239,19 @@ class AttackArena(W.VBox):
         self.announcer.said = words
 
     def _changed(self) -> None:
+        self._rest()
         if not self._moving and not self.live:
             self._show()
             self._say(bout_alt(self.bout))
 
+    def _rest(self) -> None:
+        """Of depth and tail, the one that the attack does not look at is at rest."""
+        self.controls["depth"].disabled, self.controls["tail"].disabled = (self.direction == d for d in ("down", "up"))
+
     def _show(self) -> None:
         """Look up what the controls name."""
-        found = self.recording
-        refused: dict[str, str] = {}
-        for name in LADDER:
-            try:
-                found.report(name, self.observer, self.knowledge)
-            except LsplitError as error:
-                refused[name] = sentence(error)
-        key = (found.name, self.knowledge, *refused)
-        if key not in self._ladders:
-            self._ladders[key] = self._ladder(found, [name for name in LADDER if name not in refused])
-        rows = self._ladders[key]
-        if self.attack in refused:
-            self.bout = Bout(self.attack, self.observer, self.place, why=refused[self.attack])
-        else:
-            said = found.report(self.attack, self.observer, self.knowledge).tokens
-            figures = next(row for row in rows if row["attack"] == self.attack)
-            own = said[said.conversation == self.number - 1]
-            texts = int(said.conversation.nunique())
-            self.bout = Bout(self.attack, self.observer, self.place, own, found.decode, figures, texts)
-        self.charts.value = bout_html(self.bout)
-        self.table.value = ladder_html(rows, self.attack, refused)
-
-    def _ladder(self, found: Recorded, names: list[str]) -> list[dict[str, Any]]:
-        from ..measure.inversion import ladder
-
-        reports = [found.report(name, knowledge=self.knowledge) for name in names]
-        return ladder(reports, found.prior).to_dict("records") if reports else []
+        self.bout, table = self.found.look({name: control.value for name, control in self.controls.items()})
+        self.charts.value, self.table.value = bout_html(self.bout), table
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)

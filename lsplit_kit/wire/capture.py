@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,16 @@ class Capture(Card):
             raise CaptureError(f"{path} is not a readable capture ({type(err).__name__}).") from None
         truth = Path(f"{path}.truth")
         return cls(manifest, tuple(rows), clock, Sealed.load(truth) if truth.exists() else None)
+
+    def only(self, observer: str) -> Capture:
+        """The capture that this observer could have made: without the payloads that it does not see.
+
+        Raises UnsupportedOption for one that nobody knows.
+        """
+        seen = {c.direction for c in self.view(observer).crossings}
+        return replace(
+            self, crossings=tuple(c if c.direction in seen else c._replace(data=b"") for c in self.crossings)
+        )
 
     def view(self, observer: str) -> View:
         """What `observer` has of it: "cloud", "eavesdrop_both", "eavesdrop_up" or "eavesdrop_down"."""

@@ -12,43 +12,21 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..card import Card
 from ..errors import LsplitError, SessionUnknown, UnsupportedOption
-from .link import NOTHING, ControlHook, InProcess, Link, Message
+from .here import InProcess
+from .link import NOTHING, ControlHook, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 from .patience import DEFAULT_SECONDS
+from .timed import Timed, Trip
 from .watch import Watched
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
 computing = time.perf_counter if sys.platform == "win32" else time.process_time  # where CPU time is told finely enough
 OVERHEAD = 34  # bytes of a step's frame beside its payload, where its size has to be guessed before it is sent
-
-
-class Trip(NamedTuple):
-    """One step, in seconds: local computing before it, up, waiting for the host, host, down; and its frames' bytes."""
-
-    local: float
-    up: float
-    queue: float
-    host: float
-    down: float
-    frame_up: int
-    frame_down: int
-
-
-class Timed:
-    """What a timed block took: `seconds` on the link's clock, and its `trips`."""
-
-    def __init__(self, local_speed: float, host_speed: float) -> None:
-        for name, value in (("local_speed", local_speed), ("host_speed", host_speed)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise UnsupportedOption(f"{name} takes a number above 0, got {value!r}.")
-        self.local_speed, self.host_speed = local_speed, host_speed
-        self.seconds = self.tail = 0.0  # tail: local computing after the last answer
-        self.trips: list[Trip] = []
 
 
 class EmulatedLink(Watched, Card):

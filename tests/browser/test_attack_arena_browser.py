@@ -74,9 +74,9 @@ def narrow(page):
     )
 
 
-def counts(attack, number):
+def counts(attack, number, knowledge="public"):
     """How many tokens are right of the recorded prompt."""
-    rows = recorded("smollm2.01.int8-token").report(attack).counted
+    rows = recorded("smollm2.01.int8-token").report(attack, knowledge=knowledge).counted
     return int(rows[rows.conversation == number - 1].right.sum())
 
 
@@ -93,18 +93,50 @@ def test_recordings(tmp_path):
         wait(page, right=counts("VocabMatch", 1), wrong=0, now="VocabMatch")
         choose(page, "number", 2)
         wait(page, right=counts("VocabMatch", 3))
-        choose(page, "knowledge", 1)
+        choose(page, "knowledge", 2)
         wait(page, refused="VocabMatch needs head weights", right=0, said="VocabMatch needs head weights")
         choose(page, "knowledge", 0)
         choose(page, "observer", 3)
         wait(page, refused="eavesdrop_down does not see what goes up")
         choose(page, "observer", 0)
         wait(page, right=counts("VocabMatch", 3), said="VocabMatch by cloud")
+        choose(page, "knowledge", 1)
+        wait(page, refused="VocabMatch needs head weights")
+        choose(page, "attack", 3)
+        wait(page, right=counts("PrototypeLDA", 3, "queries"), now="PrototypeLDA", said="tokens sent through the head")
+        screenshots(page, tmp_path, "arena-queries", PANEL)
+        choose(page, "knowledge", 0)
+        choose(page, "attack", 4)
+        wait(page, right=counts("VocabMatch", 3))
         hint = page.locator(".reading-token[data-what=right]").first.get_attribute("title")
         assert hint.startswith("position ") and "guess" in hint
         page.locator(".reading-text").focus()
         screenshots(page, tmp_path, "arena", PANEL)
         assert narrow(page) == []
+    assert serious(errors) == []
+
+
+def test_what_comes_down(tmp_path):
+    one_cell(tmp_path, SMALL)
+    errors, found = [], recorded("smollm2.tail-05.int8-token")
+    key = ("TunedLens", "public")
+    both = [int(one[key].counted.query("conversation == 1").right.sum()) for one in (found.reports, found.texts)]
+    with lab(tmp_path) as url, page_of(url, errors, DRAWN) as page:
+        choose(page, "observer", 3)
+        wait(page, refused="eavesdrop_down does not see what goes up")
+        assert page.locator(".arena-table tbody th").all_text_contents()[1:4] == ["LogitLens", "TunedLens", "RunTail"]
+        assert page.locator(".arena-tail select").is_disabled()
+        choose(page, "attack", 6)
+        wait(page, now="TunedLens", said="TunedLens by eavesdrop_down, 1 layer before the end")
+        assert page.locator(".arena-depth select").is_disabled()
+        choose(page, "tail", 1)
+        choose(page, "number", 1)
+        wait(page, right=sum(both), said="5 layers before the end", apart=0)
+        assert page.locator(".arena-beside .reading-token").count() > 20
+        assert page.locator(".reading-key").count() == 1
+        screenshots(page, tmp_path, "arena-down", PANEL)
+        assert narrow(page) == []
+        screenshots(page, tmp_path, "arena-down-narrow", PANEL)
     assert serious(errors) == []
 
 

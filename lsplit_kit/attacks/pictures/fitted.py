@@ -30,7 +30,7 @@ class FittedTelescope(PictureAttack):
     """
 
     requires: ClassVar[tuple[str, ...]] = (*PictureAttack.requires, "denoiser", "text encoder", "text")
-    reads: ClassVar[str] = "down"
+    reads: str = "down"
 
     def __init__(self, pictures: int = 24, penalty: float = 1e-3, guidance: float | None = None) -> None:
         self.pictures, self.penalty, self.guidance = pictures, penalty, guidance

@@ -22,7 +22,7 @@ class MeanPicture(PictureAttack):
     """
 
     requires: ClassVar[tuple[str, ...]] = FittedTelescope.requires
-    reads: ClassVar[str] = ""
+    reads: str = ""
     inside: ClassVar[bool | None] = None
 
     def __init__(self, pictures: int = 24, guidance: float | None = None) -> None:

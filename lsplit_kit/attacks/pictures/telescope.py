@@ -7,7 +7,7 @@ x0 = guess + s_T eps_T + sum (s_{j+1} - s_j) eps_j, with s = sqrt(1 - abar) / sq
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Telescope(PictureAttack):
     start latent, which is noise: its share of the finished latent stays unknown.
     """
 
-    reads: ClassVar[str] = "down"
+    reads: str = "down"
 
     def __init__(self, mean: Tensor | None = None, guidance: float | None = None) -> None:
         self.mean, self.guidance = mean, guidance

@@ -132,6 +132,20 @@ def test_what_is_no_class_is_never_replaced(tmp_path, other):
     assert (made.folder / other).read_text() == "mine"
 
 
+def test_of_two_who_make_one_class_at_once_the_second_is_told(tmp_path, monkeypatch):
+    real = certificates._write
+
+    def write(folder, made, authority):
+        real(folder, made, authority)
+        monkeypatch.setattr(certificates, "_write", real)
+        make_class(tmp_path / "class", ["bob"])  # somebody else's, while ours is written
+
+    monkeypatch.setattr(certificates, "_write", write)
+    with pytest.raises(errors.UnsupportedOption, match="is there already"):
+        make_class(tmp_path / "class", ["ann"])
+    assert files(tmp_path) == sorted(f"class/{name}" for name in (*OWN, "students/bob.pem"))
+
+
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_nothing_half_written_is_left(tmp_path, monkeypatch, fault, overwrite):

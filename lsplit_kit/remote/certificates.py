@@ -78,7 +78,7 @@ def make_class(
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # for this user only
         try:
             _write(draft, made, Authority(now - timedelta(days=1), made.until))  # clocks differ
-            _move(draft, folder)
+            _move(draft, folder, overwrite)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as err:
@@ -186,11 +186,15 @@ def write_bundle(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _move(draft: Path, folder: Path) -> None:
+def _move(draft: Path, folder: Path, overwrite: bool) -> None:
     """Put the new class where it belongs; an old one is out of the way for a moment, and back if that fails."""
     old = draft.with_name(f"{draft.name}.old")
-    if not os.path.lexists(folder):
-        os.rename(draft, folder)
+    if not overwrite or not os.path.lexists(folder):
+        try:
+            os.rename(draft, folder)  # onto a folder with something in it, which somebody made meanwhile, it fails
+        except OSError:
+            _check_place(folder, overwrite)
+            raise
         return
     try:
         os.rename(folder, old)

@@ -1,7 +1,7 @@
 """Who attacks a host from inside, token in hand: mutated and stalled frames, floods, and the parts that clients share.
 
 `tests/test_remote_protocol.py` and `tests/test_bad_input.py` hold the single cases; here there are thousands of frames,
-and a neighbour whose answers must not change. `benchmarks/fuzz.py` does the same a hundred thousand times.
+and a neighbour whose answers must not change. `benchmarks/hostile.py` does the same a hundred thousand times.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import struct
 import sys
 import threading
 import time
@@ -170,6 +171,20 @@ def test_drips_stalls_and_half_open_connections_cost_their_owner_only():
 
 
 # -- the door ---------------------------------------------------------------------------------------
+
+
+def test_a_stranger_who_hangs_up_at_once_is_a_line_of_the_log_and_no_traceback(caplog, capfd):
+    caplog.set_level("INFO", "lsplit_kit.host")
+    with Class() as host:
+        for _ in range(5):
+            stranger = socket.create_connection((host.server.host, host.server.port))
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stranger.close()  # with a reset
+        with host.link() as link:
+            link.open(TERMS)
+        assert host.settled()
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+    assert all(record.levelname == "INFO" for record in caplog.records if "stranger" in record.getMessage())
 
 
 def test_a_flood_of_strangers_keeps_nobody_out():

@@ -423,6 +423,8 @@ def test_metrics_agree_with_the_stats(child):
     for stage in ("waiting", "codec", "computing"):
         label = f'{{stage="{stage}"}}'
         assert float(found[f"lsplit_stage_seconds_count{label}"]) == now.steps
+        for share, microseconds in zip(("p50", "p95"), getattr(now, stage), strict=True):
+            assert float(found[f"lsplit_stage_{share}_seconds{label}"]) == microseconds / 1e6
         assert float(found[f'lsplit_stage_seconds_bucket{{le="+Inf",stage="{stage}"}}']) == now.steps
     assert not any("token/" in line or "process_" in line for line in found)
 
@@ -554,7 +556,8 @@ def test_a_host_from_a_shell_writes_its_log_as_json():
         said = []
         while not said or '"agreed"' not in said[-1]:
             said.append(shell.stderr.readline())
-        events = [json.loads(line) for line in said if not line.startswith("lsplit host: loading")]
+        events = [json.loads(line) for line in said]
+        assert events[0] | {"level": "info", "event": "loading the body of toy-llama ..."} == events[0]
         assert [line["event"] for line in events][-2:] == ["connected", "agreed"]
         assert events[-1] | {"client": "token/1", "start": 1, "stop": 5} == events[-1]
     finally:

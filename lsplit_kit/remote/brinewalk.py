@@ -7,18 +7,18 @@ from rpyc.core import brine
 # A call's arguments lie five levels down: (seq, (kind, (label, (None, name, (arguments), ())))).
 MAX_TUPLE, MAX_DEPTH, MAX_ITEMS, MAX_TEXT, MAX_DIGITS = 16, 5, 64, 4096, 20
 
-_EMPTY = {
+EMPTY = {
     brine.TAG_NONE[0],
     brine.TAG_TRUE[0],
     brine.TAG_FALSE[0],
     brine.TAG_EMPTY_STR[0],
     brine.TAG_EMPTY_TUPLE[0],
 }
-_SMALL_INTS = {tag[0] for tag in brine.IMM_INTS_LOADER}
+SMALL_INTS = {tag[0] for tag in brine.IMM_INTS_LOADER}
 _BYTES = {brine.TAG_STR1[0]: 1, brine.TAG_STR2[0]: 2, brine.TAG_STR3[0]: 3, brine.TAG_STR4[0]: 4}
-_TUPLES = {brine.TAG_TUP1[0]: 1, brine.TAG_TUP2[0]: 2, brine.TAG_TUP3[0]: 3, brine.TAG_TUP4[0]: 4}
+TUPLES = {brine.TAG_TUP1[0]: 1, brine.TAG_TUP2[0]: 2, brine.TAG_TUP3[0]: 3, brine.TAG_TUP4[0]: 4}
 _L1, _L4 = brine.TAG_STR_L1[0], brine.TAG_STR_L4[0]
-_TEXT, _INT, _TUP_L1 = brine.TAG_UNICODE[0], brine.TAG_INT_L1[0], brine.TAG_TUP_L1[0]
+TEXT, INT, TUP_L1 = brine.TAG_UNICODE[0], brine.TAG_INT_L1[0], brine.TAG_TUP_L1[0]
 
 
 class Refused(ValueError):
@@ -38,34 +38,34 @@ def walk(data: memoryview) -> None:
             if items > MAX_ITEMS:
                 raise Refused(f"more than {MAX_ITEMS} values in one frame")
             tag, position = data[position], position + 1
-            if tag in _SMALL_INTS or tag in _EMPTY:
+            if tag in SMALL_INTS or tag in EMPTY:
                 continue
-            if tag in _TUPLES or tag == _TUP_L1:
-                size = _TUPLES.get(tag)
+            if tag in TUPLES or tag == TUP_L1:
+                size = TUPLES.get(tag)
                 if size is None:
                     size, position = data[position], position + 1
                 if size > MAX_TUPLE or len(waiting) > MAX_DEPTH:
                     raise Refused(f"tuples of at most {MAX_TUPLE} values and {MAX_DEPTH} levels may cross")
                 waiting.append(size)
-            elif tag == _TEXT:
-                start, position = _bytes_at(data, position + 1, data[position])
+            elif tag == TEXT:
+                start, position = bytes_at(data, position + 1, data[position])
                 if position - start > MAX_TEXT:
                     raise Refused(f"text of at most {MAX_TEXT} bytes may cross")
                 bytes(data[start:position]).decode("utf-8")
-            elif tag == _INT:
+            elif tag == INT:
                 start, position = position + 1, position + 1 + data[position]
                 digits = bytes(data[start:position])
                 if len(digits) > MAX_DIGITS or not digits.removeprefix(b"-").isdigit():
                     raise Refused(f"ints of at most {MAX_DIGITS} digits may cross")
             else:
-                _, position = _bytes_at(data, position, tag)
+                _, position = bytes_at(data, position, tag)
     except (IndexError, UnicodeDecodeError):
         raise Refused("the frame is cut short or garbled") from None
     if position != len(data):
         raise Refused("the frame does not end where its value ends")
 
 
-def _bytes_at(data: memoryview, position: int, tag: int) -> tuple[int, int]:
+def bytes_at(data: memoryview, position: int, tag: int) -> tuple[int, int]:
     """Return start and end of the byte string whose tag was just read."""
     if tag == brine.TAG_EMPTY_STR[0]:
         return position, position

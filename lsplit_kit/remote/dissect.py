@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rpyc.core import brine
 
 from ..errors import FrameError
-from .brinewalk import _EMPTY, _INT, _SMALL_INTS, _TEXT, _TUP_L1, _TUPLES, Refused, _bytes_at, walk
+from .brinewalk import EMPTY, INT, SMALL_INTS, TEXT, TUP_L1, TUPLES, Refused, bytes_at, walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,17 +60,17 @@ def _values(frame: bytes, at: int, end: int) -> list[tuple[int, int, object]]:
     while at < end:
         tag, begin = frame[at], at
         at += 1
-        if tag in _TUPLES or tag == _TUP_L1:
-            many = _TUPLES.get(tag, frame[at])
-            at += tag == _TUP_L1
+        if tag in TUPLES or tag == TUP_L1:
+            many = TUPLES.get(tag, frame[at])
+            at += tag == TUP_L1
             found.append((begin, at - begin, Tuple(many)))
             continue
-        if tag == _TEXT:
-            _, at = _bytes_at(view, at + 1, frame[at])
-        elif tag == _INT:
+        if tag == TEXT:
+            _, at = bytes_at(view, at + 1, frame[at])
+        elif tag == INT:
             at += 1 + frame[at]
-        elif tag not in _SMALL_INTS and tag not in _EMPTY:
-            _, at = _bytes_at(view, at, tag)
+        elif tag not in SMALL_INTS and tag not in EMPTY:
+            _, at = bytes_at(view, at, tag)
         empty = tag == brine.TAG_EMPTY_TUPLE[0]
         found.append((begin, at - begin, Tuple(0) if empty else brine.load(frame[begin:at])))
     return found

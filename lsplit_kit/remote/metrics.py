@@ -96,3 +96,8 @@ class Metrics:
                 buckets.append((bound, total))
             stages.add_metric([stage], buckets, spent.total)
         yield stages
+        for at, share in enumerate(("p50", "p95")):
+            recent = GaugeMetricFamily(f"lsplit_stage_{share}_seconds", f"{share} of the last steps", labels=["stage"])
+            for stage, spent in self.watch.body.pool.spent.items():
+                recent.add_metric([stage], spent.percentiles()[at] / 1e6)
+            yield recent

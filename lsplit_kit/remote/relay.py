@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import threading
 
@@ -34,6 +33,7 @@ class Relay(Card):
             self._token = None
         self._copies = {"up": bytearray(), "down": bytearray()}
         self._ended = threading.Event()
+        self._ends: tuple[socket.socket, ...] = ()
 
     def __enter__(self) -> Relay:
         self._door = socket.create_server(("127.0.0.1", 0))
@@ -47,7 +47,9 @@ class Relay(Card):
 
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._hang_up()
+            self._thread.join(0.1)
         self._door.close()
         if self._file is not None:
             self._file.unlink(missing_ok=True)
@@ -67,23 +69,27 @@ class Relay(Card):
             with contextlib.suppress(OSError):
                 near, _ = self._door.accept()
                 with near, socket.create_connection(self._host) as far:
-                    for end in (near, far):
-                        end.settimeout(60)
+                    self._ends = (near, far)
+                    for end in self._ends:
+                        end.settimeout(None)
                         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    self._pass_on(near, far)
+                    back = threading.Thread(target=self._pass_on, args=(far, near, "down"), daemon=True)
+                    back.start()  # a thread each: where both directions are full, neither may wait for the other
+                    self._pass_on(near, far, "up")
+                    back.join()
 
-    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
-        with selectors.DefaultSelector() as ready:
-            for ends in ((near, far, "up"), (far, near, "down")):
-                ready.register(ends[0], selectors.EVENT_READ, ends)
-            while not self._ended.is_set():
-                for key, _ in ready.select(0.1):
-                    one, other, way = key.data
-                    raw = one.recv(CHUNK)
-                    if not raw:
-                        return
-                    self._copies[way] += raw
-                    other.sendall(raw)
+    def _pass_on(self, one: socket.socket, other: socket.socket, way: str) -> None:
+        """Hand on what comes from `one` until either end hangs up."""
+        with contextlib.suppress(OSError):
+            while raw := one.recv(CHUNK):
+                self._copies[way] += raw
+                other.sendall(raw)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def _card(self) -> tuple[str, dict[str, object]]:
         return "Relay", {way: f"{len(raw):,} bytes" for way, raw in self._copies.items()}

@@ -7,6 +7,7 @@ import errno
 import importlib
 import ipaddress
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,12 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
+from ..wire.events import NOTICE, log
 from .address import address_of
 from .host import WHOLE_SAYS
-from .journal import FORMATS, LEVELS, journal
+from .journal import FORMATS, LEVELS, Line, journal
 from .metrics import Metrics
 from .revoked import Gate
 from .server import StrictServer
@@ -101,9 +104,11 @@ def _main(args: argparse.Namespace) -> int:
         server.listener.listen(server.backlog)  # before the token file: a file whose port is dead may be swept away
         sweep_tokens()
         if args.auth == "token":
-            written.append(write_token(server.host, server.port, token))
+            # a client of this machine finds a host that listens everywhere under loopback's name
+            every = (server.host, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, ""))
+            written.extend(write_token(name, server.port, token) for name in every if name)
     except (LsplitError, OSError, ValueError, ImportError, RuntimeError) as err:
-        return _refused(err, args.parent_pipe)
+        return _refused(err, args)
     try:
         worker = threading.Thread(target=server.start, daemon=True)  # it listens again, which is harmless
         worker.start()
@@ -114,13 +119,13 @@ def _main(args: argparse.Namespace) -> int:
         ready |= {"metrics": metrics.address} if metrics.address else {}
         if args.whole:
             ready["whole"] = True
-            print(f"lsplit host: holds {ready['model']}: {WHOLE_SAYS}", file=sys.stderr, flush=True)
+            _say(args, f"holds {ready['model']}: {WHOLE_SAYS}", NOTICE)
         print(json.dumps(ready), flush=True)
         while worker.is_alive() and not over.wait(0.2):
             body.pool.sweep()
             server.sweep()
         if not over.is_set():
-            print("The host ended by itself: its listening socket failed.", file=sys.stderr, flush=True)
+            _say(args, "ended by itself: its listening socket failed", logging.ERROR)
             return 1
     finally:
         _remove(written)  # before the port is free: a successor there writes its own under this name
@@ -134,7 +139,7 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
     """The server on its port, then the body: what is wrong with the arguments is said before the slow part."""
     if args.auth == "auto":
         args.auth = "certificate" if args.tls else "token"
-    check_bind(args.bind, args.allow_remote, bool(args.tls), args.auth)
+    check_bind(args.bind, args.allow_remote, bool(args.tls), args.auth, partial(_say, args, level=logging.WARNING))
     if not 0 <= args.port <= 65535:
         raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
     if not args.idle > 0:
@@ -153,7 +158,9 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
         raise HostUnavailable(f"The host cannot listen on {args.bind}:{args.port} ({err.strerror or err}).") from None
     if not args.parent_pipe:
         part = "all" if args.whole else "the body"
-        print(f"lsplit host: loading {part} of {args.model} ...", file=sys.stderr, flush=True)
+        _say(args, f"loading {part} of {args.model} ...")
+    if args.log_format == "json":  # each line of stderr is an object: no bars
+        os.environ.setdefault("TQDM_DISABLE", "1")
     with redirect_stdout(sys.stderr):  # stdout carries the ready line and nothing else
         import torch
 
@@ -167,14 +174,23 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
     return server, body, token
 
 
-def _refused(err: Exception, parent: bool) -> int:
+def _refused(err: Exception, args: argparse.Namespace) -> int:
     """Say why the host does not start, to a person, or to lk.host as a line of JSON; return the exit status."""
     known = err if isinstance(err, LsplitError) else HostUnavailable(f"{type(err).__name__}: {err}")
-    if parent:
+    if args.parent_pipe:
         print(json.dumps({"error": known.code, "text": str(known)}), flush=True)
     else:
-        print(f"lsplit host: {known} ({known.page})", file=sys.stderr, flush=True)
+        _say(args, f"{known} ({known.page})", logging.ERROR)
     return 2 if known is err else 1
+
+
+def _say(args: argparse.Namespace, text: str, level: int = logging.INFO) -> None:
+    """A sentence for whoever started the host, on stderr whatever the log's level, in the log's form."""
+    if args.log_format == "json":
+        text = Line("json").format(logging.LogRecord(log.name, level, "", 0, text, (), None))
+    else:
+        text = f"{'warning' if level == logging.WARNING else 'lsplit host'}: {text}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def _remove(written: list[Path]) -> None:
@@ -182,7 +198,9 @@ def _remove(written: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_bind(bind: str, allow_remote: bool, tls: bool = False, auth: str = "token") -> None:
+def check_bind(
+    bind: str, allow_remote: bool, tls: bool = False, auth: str = "token", warn: Callable[[str], None] = print
+) -> None:
     """Raise UnsupportedOption for an address other than loopback, or for no proof, without leave; warn when given.
 
     With TLS and a proof from every peer, other machines may come in without a word.
@@ -194,7 +212,7 @@ def check_bind(bind: str, allow_remote: bool, tls: bool = False, auth: str = "to
     except ValueError:
         local = False
     if auth == "none":
-        _warn(f"whoever reaches {bind} may use this host: --auth none asks nobody for a proof.")
+        warn(f"whoever reaches {bind} may use this host: --auth none asks nobody for a proof.")
     if local or (tls and auth != "none"):
         return
     if not allow_remote:
@@ -203,11 +221,7 @@ def check_bind(bind: str, allow_remote: bool, tls: bool = False, auth: str = "to
             + (", or --tls with a class's certificates." if not tls else ".")
         )
     if not tls:
-        _warn(f"traffic to and from {bind} is not encrypted; use --tls, a network you trust, or a tunnel (ssh -L).")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(f"traffic to and from {bind} is not encrypted; use --tls, a network you trust, or a tunnel (ssh -L).")
 
 
 def _gate(args: argparse.Namespace) -> Gate | None:
@@ -244,13 +258,12 @@ def _loader(path: str) -> Callable[[str, int, int, str], HeldBody]:
     return getattr(importlib.import_module(module), name)
 
 
-def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child | None = None) -> None:
+def _watch_parent(over: threading.Event, parent: int, written: list[Path], child: Child) -> None:
     """Set `over` when stdin ends or the parent changed: a forked sibling may hold the pipe open."""
 
     def pipe() -> None:
         while raw := os.read(0, 1024):
-            if child is not None:
-                child.feed(raw)
+            child.feed(raw)
         over.set()
 
     threading.Thread(target=pipe, daemon=True).start()

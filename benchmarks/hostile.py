@@ -195,8 +195,7 @@ def render(r: dict[str, Any]) -> str:
         "with one body behind two doors, next tokens computed together, and memory for about two sessions. Other "
         "clients are processes without a model, which send recorded vectors until they are killed. What is *in use* is "
         "what the C library counts as asked for and not freed, when all clients have gone; the rest of a process's "
-        "memory is gaps that its allocator keeps, an arena for each few of the threads that come and go. What is in use "
-        "grows in doublings, as one table does that gains an entry with each client: of whose it is, is not known."
+        "memory is gaps that its allocator keeps, an arena for each few of the threads that come and go."
     )
     goals = [
         ["100,000 mutated frames, half of them over TLS", _yes(min(_sum(r, door) for door in DOORS) >= 50_000)],

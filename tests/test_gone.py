@@ -21,6 +21,7 @@ import light
 from light import TERMS, Light, Text
 from soakers import DEAD, Stage
 
+from lsplit_kit.remote import stream as streams
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.stream import FastStream, Gone
 from lsplit_kit.remote.turns import Turns
@@ -154,6 +155,8 @@ def peers_left(stage):
 class Seen:
     """What `FastStream.gone` looks at."""
 
+    closed = False
+
     def __init__(self, sock):
         self.sock = sock
 
@@ -167,6 +170,23 @@ def test_a_peer_that_goes_on_is_not_taken_for_gone(tmp_path):
             assert peer.send(Text.of(record["texts"][0]))
             peer.close()
         assert stage.empty() and stage.body.pool.steps == 2 * 9
+
+
+@pytest.mark.parametrize("ended", [streams._ENDED, None], ids=["the system tells", "it does not"])
+def test_an_end_is_seen_with_nothing_read(ended, monkeypatch):
+    """Where the system does not tell, unread bytes hide the end behind them; silence and bytes are no end anywhere."""
+    monkeypatch.setattr(streams, "_ENDED", ended)
+    ours, theirs = socket.socketpair()
+    stream = FastStream(ours)
+    assert not stream.gone()
+    theirs.sendall(b"more")
+    come_true(lambda: stream.poll(0))
+    assert not stream.gone()
+    theirs.close()
+    assert stream.gone() == (ended is not None)
+    assert bytes(stream.read(4)) == b"more" and stream.gone()
+    stream.close()
+    assert stream.gone()
 
 
 # -- the queue itself -------------------------------------------------------------------------------

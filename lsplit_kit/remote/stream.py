@@ -106,6 +106,8 @@ class FastStream(SocketStream):
 
         What the peer had still sent is left alone: its end is behind that, and inside TLS it cannot be seen at all.
         """
+        if self.closed:
+            return True
         try:
             if _ENDED is not None:
                 ended = select.poll()  # one for each question: two threads may ask at once
@@ -114,7 +116,7 @@ class FastStream(SocketStream):
             return not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # bytes not read yet hide an end behind them
         except BlockingIOError:
             return False
-        except (EOFError, OSError, ValueError):  # closed on this side
+        except (EOFError, OSError, TypeError, ValueError):  # closed on this side, just now
             return True
 
     def _take(self, most: int) -> bool:

@@ -1,11 +1,23 @@
 """Attacks on the real model, and the bits that their beliefs hold."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import lsplit_kit as lk
-from lsplit_kit.attacks import Knowledge, NearestEmbedding, PriorOnly, PrototypeLDA, Ridge, VocabMatch, record, report
+from lsplit_kit.attacks import (
+    Cost,
+    Knowledge,
+    NearestEmbedding,
+    PriorOnly,
+    PrototypeLDA,
+    Report,
+    Ridge,
+    VocabMatch,
+    record,
+    report,
+)
 from lsplit_kit.data import prompts, topics
 from lsplit_kit.errors import CaptureError, UnsupportedOption
 from lsplit_kit.measure.inversion import ladder, language_prior, leak_of
@@ -88,3 +100,18 @@ def test_a_report_needs_the_truth_of_the_same_capture(capture, know, smollm2):
     theirs = report(PriorOnly().fit(other.view("cloud"), know).reconstruct(other.view("cloud")), other)
     with pytest.raises(UnsupportedOption, match="same capture"):
         leak_of(report(found, capture), theirs)
+
+
+def test_who_only_says_tokens_is_believed_as_often_as_it_is_right_elsewhere():
+    def said(log_prob, right):
+        rows = {"conversation": [0, 0, 1, 1], "position": [1, 2, 1, 2], "kind": "prompt", "truth": 5, "right": right}
+        return Report("x", "cloud", pd.DataFrame({**rows, "log_prob": log_prob}), Cost())
+
+    prior = said(np.log([0.25] * 4), False)
+    found = leak_of(said(np.nan, [True, True, True, False]), prior)
+    # doubt by Laplace's rule: (1 + 1) / (2 + 2) after the second conversation, (0 + 1) / (2 + 2) after the first
+    told = np.log2([0.5 + 0.5 / 4, 0.5 + 0.5 / 4, 0.75 + 0.25 / 4, 0.25 / 4])
+    assert found.bits == pytest.approx(2 + told.mean()) and found.h0 == 2
+    alone = said(np.nan, [True] * 4)
+    alone.tokens["conversation"] = prior.tokens["conversation"] = 0
+    assert leak_of(alone, prior).bits == pytest.approx(2 + np.log2(0.625))  # nothing is known of how often it is right

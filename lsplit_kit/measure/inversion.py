@@ -16,20 +16,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def leak_of(report: Report, prior: Report, calibration: Report | None = None) -> Leak:
+def leak_of(report: Report, prior: Report) -> Leak:
     """Bits per token that an attack reads, H0 minus cross-entropy, over the tokens that count.
 
-    prior: the report of an attack that looks at no vector (`PriorOnly`), on the same capture. calibration: of the same
-    attack on other text, for one that only says tokens: how often it is right there. Raises UnsupportedOption.
+    prior: the report of an attack that looks at no vector (`PriorOnly`), on the same capture. An attack that only says
+    tokens is believed, in each conversation, as often as it is right in the others. Raises UnsupportedOption.
     """
     ours, theirs = report.counted, prior.counted
     if len(ours) != len(theirs) or (ours.truth.to_numpy() != theirs.truth.to_numpy()).any():
         raise UnsupportedOption("Both reports must be of the same capture.")
     before = theirs.log_prob.to_numpy()
-    own = ours.log_prob.to_numpy()
+    own = ours.log_prob.to_numpy(copy=True)
     if np.isnan(own).any():
-        said = None if calibration is None else calibration.counted.right.to_numpy()
-        own = matched_log_prob(ours.right.to_numpy(), before, calibration=said)
+        right, talk = ours.right.to_numpy(), ours.conversation.to_numpy()
+        for number in np.unique(talk):
+            here, others = talk == number, right[talk != number]
+            others = others if others.size else np.array([True, False])  # nothing is known of how often it is right
+            own[here] = matched_log_prob(right[here], before[here], calibration=others)
     return leak_bits(own, before, ours.conversation.to_numpy())
 
 

@@ -150,8 +150,8 @@ def render(r: dict[str, Any]) -> str:
     )  # fmt: skip
     if "inverter" in r:
         slow = (
-            f"\n\nAll {r['prompts']} prompts, {r['inverter'][0]['tokens']} tokens, observer `eavesdrop_up`. The inverter "
-            f"finds the vectors that prototypes are made of there already; its own fitting comes on top:\n\n{slow}"
+            f"\n\nAll {r['prompts']} prompts, {r['inverter'][0]['tokens']} tokens, observer `eavesdrop_up`. The "
+            f"inverter finds the vectors that prototypes are made of there already; its own fitting comes on top:\n\n{slow}"
         )
     else:
         slow = ""

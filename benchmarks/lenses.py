@@ -151,7 +151,8 @@ def render(r: dict[str, Any]) -> str:
     if "inverter" in r:
         slow = (
             f"\n\nAll {r['prompts']} prompts, {r['inverter'][0]['tokens']} tokens, observer `eavesdrop_up`. The "
-            f"inverter finds the vectors that prototypes are made of there already; its own fitting comes on top:\n\n{slow}"
+            "inverter finds the vectors that prototypes are made of there already; its own fitting comes on top:"
+            f"\n\n{slow}"
         )
     else:
         slow = ""

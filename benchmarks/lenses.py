@@ -164,12 +164,12 @@ def render(r: dict[str, Any]) -> str:
     )  # fmt: skip
     held = common.table(
         ["positions learnt from", "model's likeliest token", "among ten best"],
-        [[f"{x['pairs']:,}", f"{x['best']:.1%}", f"{x['top10']:.1%}"] for x in r["held"]],
+        [[f"{x['pairs']:,}", f"{x['best']:.1%}", f"{x['top10']:.1%}"] for x in r.get("held", ())],
     )
     chosen = (
         f"How many positions the tuned lens learns from ({TunedLens().pairs:,}) was chosen on passages of the same "
         f"text that it was not fitted to, one layer behind the body, {r['held'][0]['positions']:,} positions; the "
-        f"prompts above had no part in it:\n\n{held}\n\n" if r["held"] else ""
+        f"prompts above had no part in it:\n\n{held}\n\n" if r.get("held") else ""
     )  # fmt: skip
     return (
         f"`smollm2`, {r['prompts']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each greedy reply, "

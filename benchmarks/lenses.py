@@ -146,8 +146,16 @@ def render(r: dict[str, Any]) -> str:
     slow = common.table(
         ["attack", "layers before the cut", "tokens", "among ten best", "bits a token", "fit (CPU-s)", "CPU-s a token"],
         [[x["attack"], x["depth"], f"{x['accuracy']:.1%}", f"{x['top10']:.1%}", f"{x['bits']:.2f}",
-          f"{x['fit_seconds']:.0f}", f"{x['seconds_per_token']:.3f}"] for x in r["inverter"]],
+          f"{x['fit_seconds']:.0f}", f"{x['seconds_per_token']:.3f}"] for x in r.get("inverter", ())],
     )  # fmt: skip
+    if "inverter" in r:
+        slow = (
+            f"\n\nAll {r['prompts']} prompts, {r['inverter'][0]['tokens']} tokens, observer `eavesdrop_up`. The "
+            "inverter finds the vectors that prototypes are made of there already; its own fitting comes on top:"
+            f"\n\n{slow}"
+        )
+    else:
+        slow = ""
     met = next(x["top10"] for x in r["down"] if (x["attack"], x["tail"]) == ("TunedLens", 1))
     goal = common.table(
         ["goal", "at least", "measured", "met"],
@@ -156,12 +164,12 @@ def render(r: dict[str, Any]) -> str:
     )  # fmt: skip
     held = common.table(
         ["positions learnt from", "model's likeliest token", "among ten best"],
-        [[f"{x['pairs']:,}", f"{x['best']:.1%}", f"{x['top10']:.1%}"] for x in r["held"]],
+        [[f"{x['pairs']:,}", f"{x['best']:.1%}", f"{x['top10']:.1%}"] for x in r.get("held", ())],
     )
     chosen = (
         f"How many positions the tuned lens learns from ({TunedLens().pairs:,}) was chosen on passages of the same "
         f"text that it was not fitted to, one layer behind the body, {r['held'][0]['positions']:,} positions; the "
-        f"prompts above had no part in it:\n\n{held}\n\n" if r["held"] else ""
+        f"prompts above had no part in it:\n\n{held}\n\n" if r.get("held") else ""
     )  # fmt: skip
     return (
         f"`smollm2`, {r['prompts']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each greedy reply, "
@@ -169,9 +177,7 @@ def render(r: dict[str, Any]) -> str:
         f"would say, at the positions of prompt and reply. Tuned lenses share one run of the model on "
         f"{max(PAIRS):,} tokens of the attacker's text, {r['run_seconds']:.0f} CPU-s that no row has.\n\n"
         f"{lenses}\n\n{goal}\n\n{chosen}"
-        f"{FEW} of these prompts, {r['up'][0]['tokens']} tokens, observer `eavesdrop_up`:\n\n{soft}\n\n"
-        f"All {r['prompts']} prompts, {r['inverter'][0]['tokens']} tokens, observer `eavesdrop_up`. The inverter finds "
-        f"there already the vectors that prototypes are made of; its own fitting comes on top:\n\n{slow}"
+        f"{FEW} of these prompts, {r['up'][0]['tokens']} tokens, observer `eavesdrop_up`:\n\n{soft}{slow}"
     )
 
 

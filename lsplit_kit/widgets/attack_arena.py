@@ -108,7 +108,7 @@ class AttackArena(W.VBox):
         self.controls: dict[str, Any] = {
             "observer": field(W.Dropdown, "Observer", "Who sees which crossings",
                               options=[(words, name) for name, words in SEES.items()]),
-            "knowledge": field(W.Dropdown, "Knowledge", "What the attacker has beside the wire", "420px",
+            "knowledge": field(W.Dropdown, "Knowledge", "What the attacker has beside the wire", "470px",
                                options=[(words, name) for name, words in THREATS.items()]),
             "attack": field(W.Dropdown, "Attack", "The last three read what comes down, the others what goes up",
                             options=list(ATTACKS)),

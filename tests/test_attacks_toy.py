@@ -1,5 +1,6 @@
 """Attacks on text where theory is exact: a toy with random weights, whole and from the wrong seed."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -159,6 +160,18 @@ def test_too_few_queries_are_a_sentence(toy, captures):
         attacked(Ridge(), captures(1), asking(toy, 1, 100)[0])
     with pytest.raises(UnsupportedOption, match="budget takes a whole number of tokens from 1, or None, got True"):
         toy[1].but(budget=True)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.01, 1, 1), (0.05, 0.3, 0.99), (0.5, 0, 0.1)])
+def test_a_head_near_the_public_one_is_read_and_a_far_one_is_not(toy, share, least, most):
+    """share: of each weight's standard deviation by which the learner's embeddings and head differ at random."""
+    own, draw = copy.deepcopy(toy[0]), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in [own.model.embed_tokens.weight, *own.model.layers[:2].parameters()]:
+            weight.add_(share * weight.std() * torch.randn(weight.shape, generator=draw))
+    capture = record(lk.split(own, head=2, tail=2), PROMPTS, new_tokens=NEW, eos_token_id=NEVER)
+    _, read = attacked(VocabMatch(), capture, toy[1].but(head="fine-tuned"), "eavesdrop_up")
+    assert least <= read.accuracy() <= most
 
 
 @pytest.mark.parametrize("attack", [*PROBES, pytest.param(VocabMatch(), id="VocabMatch")])

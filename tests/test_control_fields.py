@@ -22,9 +22,10 @@ def recorded(model, **options):
     return record(lk.split(model, head=1, tail=1, **options), PROMPTS, **settings)
 
 
+@pytest.mark.parametrize("cache", ["kv", "hidden"])
 @pytest.mark.parametrize("codec", ["fp32", "fp16", "int8:token", "int4"])
-def test_lengths_are_exact_where_vectors_have_one_size(model, codec):
-    capture = recorded(model, body="loopback", codec=codec)
+def test_lengths_are_exact_where_vectors_have_one_size(model, codec, cache):
+    capture = recorded(model, body="loopback", codec=codec, cache=cache)
     table = length_report(lengths(capture.view("eavesdrop_up")), capture)
     assert table.right.all() and table.true_prompt.nunique() == 3
 
@@ -50,6 +51,17 @@ def test_entropy_coded_vectors_blur_the_prompt_and_not_the_reply(model):
     assert ((table.prompt_tokens / table.true_prompt).between(0.5, 2)).all()
 
 
+def test_beams_count_as_one_longer_text(model):
+    capture = recorded(model, body="loopback", say={"num_beams": 2})
+    table = length_report(lengths(capture.view("eavesdrop_up")), capture)
+    assert (table.prompt_tokens > 1.5 * table.true_prompt).all()
+
+
+def test_drafts_are_taken_for_prompts(model):
+    capture = recorded(model, body="loopback", say={"prompt_lookup_num_tokens": 3})
+    assert len(lengths(capture.view("eavesdrop_up"))) > len(PROMPTS)
+
+
 def test_times_come_with_a_clock(model):
     capture = recorded(model, body="loopback", network="4g")
     found = lengths(capture.view("eavesdrop_up"))
@@ -67,6 +79,8 @@ def test_what_cannot_be_read_is_refused(model):
     capture = recorded(model)
     with pytest.raises(UnsupportedOption, match="Nothing was framed"):
         lengths(capture.view("cloud"))
+    with pytest.raises(UnsupportedOption, match="Without a cache every step sends the whole text"):
+        lengths(recorded(model, body="loopback", cache="none").view("eavesdrop_up"))
     with pytest.raises(UnsupportedOption, match="does not see"):
         lengths(recorded(model, body="loopback").view("eavesdrop_down"))
     with pytest.raises(CaptureError, match="no truth"):

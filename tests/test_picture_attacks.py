@@ -399,6 +399,19 @@ def test_attacks_do_without_the_truth_and_the_report_does_not():
     assert A.paint(bare, "cloud", known()).psnr is None
 
 
+def test_one_picture_that_is_equal_does_not_speak_for_the_others():
+    capture = taken("lockstep")
+    found = read(A.ReplaySampler(), capture)
+    off = found.latents[1] + torch.randn(found.latents[1].shape, generator=torch.Generator().manual_seed(0))
+    half = dataclasses.replace(found, latents=[found.latents[0], off], pictures=[found.pictures[0], found.pictures[0]],
+                               steps=[found.steps[0], torch.cat([found.steps[1][:-1], off[None]])])  # fmt: skip
+    said = A.report_pictures(half, capture, by_step=True)
+    alone = said.pictures.iloc[1]
+    assert (said.row()["psnr"], said.row()["latent_psnr"]) == (alone.psnr, alone.latent_psnr)
+    assert said.row()["exact"] == 0.5 and alone.psnr < 30 and "inf" not in repr(said)
+    assert math.isinf(said.steps.psnr.max()) and said.by_step().psnr.max() < math.inf
+
+
 def test_a_capture_keeps_the_truth_apart_and_comes_back_from_a_file(tmp_path):
     path = taken("lockstep").save(tmp_path / "run.lsplit")
     back = lk.Capture.load(path) if hasattr(lk, "Capture") else type(taken()).load(path)

@@ -42,6 +42,22 @@ def test_a_conversation_is_the_head_on_prompt_and_reply(llama, ids, policy, body
     assert not len(talk.withdrawn.positions)
 
 
+@pytest.mark.parametrize("codec", ["fp32", "int8:token"])
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_texts_that_begin_alike_are_equal_vectors_to_who_has_no_weights(llama, codec, depth):
+    capture = record(lk.split(llama[0], head=depth, tail=1, codec=codec), ["My hat, your hat", "My hat is your hat"])
+    heard = [talk.up.vectors for talk in capture.view("eavesdrop_up").conversations()]
+    truth = capture.sealed.open()
+    words = truth["ids"].split(truth["length"].tolist())
+    shorter = min(map(len, words))
+    alike = int((words[0][:shorter] != words[1][:shorter]).int().argmax())
+    near = torch.isclose(heard[0][:shorter], heard[1][:shorter], atol=1e-5).all(-1)
+    assert 0 < alike < shorter and near[:alike].all() and not near[alike]
+    # without a layer equal tokens are equal vectors, and different ones differ: a substitution cipher
+    cipher = torch.isclose(heard[0][:, None], heard[0][None], atol=1e-5).all(-1)
+    assert torch.equal(cipher, words[0][:, None] == words[0][None]) == (depth == 0)
+
+
 @pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
 def test_padding_on_the_left_is_no_part_of_a_conversation(llama, ids, policy, tmp_path):
     """Rows of a padded batch are heard as if each had been sent alone, from a saved capture too."""

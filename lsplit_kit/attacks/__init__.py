@@ -3,7 +3,7 @@
 capture = record(lm, prompts)                              # the truth is sealed
 view = capture.view("cloud")                               # who sees what
 attack = VocabMatch().fit(view, Knowledge(model, tok, text=passages))
-report(attack.reconstruct(view), capture)                  # the one place that opens the truth
+report(attack.reconstruct(view), capture)                  # opens the truth, to compare
 """
 
 from .attack import Attack, Cost, Reconstruction

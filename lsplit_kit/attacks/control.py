@@ -27,11 +27,18 @@ def lengths(view: View) -> list[Exchange]:
     """Prompt and reply lengths of every exchange in a view, from sizes (and times) of frames that go up, nothing else.
 
     Frames with one vector are the most common ones; a larger one is a prompt, a smaller one opens or closes a session.
-    A reply has one token more than it has such frames: the last one never goes up. Exact for codecs whose vectors all
-    have one size. A prompt of one token is taken for a piece of the reply before it. Raises UnsupportedOption where
-    nothing was framed (a body in this very process) or the observer does not see what goes up.
+    A reply has one token more than it has such frames: the last one never goes up. Exact where vectors all have one
+    size, a cache lets each step send its new tokens only, and every text is a row of its own without drafts: several
+    rows or beams count as one long text, drafts as prompts. A prompt of one token is taken for a piece of the reply
+    before it. Raises UnsupportedOption without a cache (every step sends the whole text again), where nothing was
+    framed (a body in this very process) or the observer does not see what goes up.
     """
     view.check("up")
+    if view.manifest.get("policy") == "none":
+        raise UnsupportedOption(
+            "Without a cache every step sends the whole text, so no frame is a new token; record with cache='kv' or "
+            "cache='hidden'."
+        )
     frames = [(c.frame, view.clock[i] if view.clock else float("nan"))
               for i, c in enumerate(view.crossings) if c.direction == "up" and c.frame]  # fmt: skip
     if not frames:

@@ -22,8 +22,9 @@ class Knowledge(Card):
     weights at work there: "public" (they are the same), "fine-tuned" (those were trained on from these),
     "architecture" (only the classes and sizes agree), "none". text: passages of any origin but the victim's. queries:
     runs token ids [B, T] through the very head and returns hidden tensors [B, T, d]; budget: how many tokens may be
-    sent through it (None: no bound). template, codec, layer: whether the fixed text around prompts, the codec on the
-    wire and the place of the cut are known.
+    sent through it (None: no bound). template, layer: whether the fixed text around prompts and the place of the cut
+    are known. codec: whether an attack runs the codec on vectors of its own; what crossed is handed over decoded in
+    either case, so without it the codec is not modelled, and its payloads are read all the same.
     """
 
     model: Any = None

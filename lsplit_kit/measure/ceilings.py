@@ -31,7 +31,8 @@ def min_entropy_leakage(accuracy: float, prior_accuracy: float) -> float:
 def fano_entropy(accuracy: float, vocabulary: int) -> float:
     """The most that H(X|Z) can be, in bits, when an attack names the right token so often; raises UnsupportedOption.
 
-    Fano: H(X|Z) <= h(1 - a) + (1 - a) log2(V - 1). Needs no probabilities. 0 at a = 1, log2 V at a = 1 / V.
+    Fano: H(X|Z) <= h(1 - a) + (1 - a) log2(V - 1). Needs no probabilities. 0 at a = 1, log2 V at a = 1 / V. Of a share
+    counted on a sample it is a point estimate; put in the low end of the share's interval for a bound with confidence.
     """
     _share("accuracy", accuracy)
     _vocabulary(vocabulary)
@@ -64,9 +65,10 @@ def fano_accuracy(capacity: float, h0: float, vocabulary: int) -> float:
 def codec_capacity(payload: ArrayLike) -> float:
     """Bits per token that payloads of so many bytes per token can carry: the ceiling that holds whatever the attack.
 
-    payload: bytes, a number or one for each token that crosses alone. Where sizes differ the size tells something as
-    well, at most the entropy of a geometric law with this mean. Control fields and timing, which tell lengths, are not
-    in it. Raises UnsupportedOption.
+    payload: bytes, a number or one for each token that crosses alone, in one direction; for an observer of both, such
+    as the cloud, add the two capacities. Where sizes differ the size tells something as well, at most the entropy of a
+    geometric law with this mean. Control fields and timing, which tell lengths, are not in it. Raises
+    UnsupportedOption.
     """
     sizes = vector("payload", np.atleast_1d(payload))
     if sizes.min() < 0:

@@ -1,6 +1,6 @@
 """What a tap recorded: a manifest and the payload bytes of every crossing, saved as safetensors. No prompt, no seed.
 
-The truth that an attack is measured against is sealed: a file of its own, and nobody's but the report's.
+The truth that an attack is measured against is sealed: a file of its own, and nobody's but the reports'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How near pictures come to the truth: the one place where a capture's truth of pictures is opened."""
+"""How near pictures come to the truth: the one module that opens a capture's truth of pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,25 +33,27 @@ class PictureReport(Card):
     cost: Cost
 
     def row(self) -> dict[str, object]:
-        """The figures of a table's row: means over the pictures, and the share of exact ones."""
-        means = self.pictures[["psnr", "ssim", "correlation", "latent_psnr", "exact"]].mean()
-        count = len(self.pictures)
+        """The figures of a table's row: means over the pictures, of decibels medians, and the share of exact ones."""
+        count, table = len(self.pictures), self.pictures
         return {
             "attack": self.attack, "observer": self.observer, "pictures": count,
-            **{name: float(value) for name, value in means.items()}, "worst": float(self.pictures.worst.max()),
+            "psnr": middle(table.psnr), "latent_psnr": middle(table.latent_psnr),
+            **{name: float(table[name].mean()) for name in ("ssim", "correlation", "exact")},
+            "worst": float(table.worst.max()),
             "fit_seconds": self.cost.fit_seconds, "seconds_per_picture": self.cost.read_seconds / max(1, count),
         }  # fmt: skip
 
     def by_step(self) -> pd.DataFrame:
-        """Means over the pictures, by call."""
-        return self.steps.groupby("call").mean().drop(columns="picture")
+        """Means over the pictures, of decibels medians, by call."""
+        some = self.steps.columns.drop(["picture", "call"])
+        return self.steps.groupby("call").agg({name: middle if "psnr" in name else "mean" for name in some})
 
     def _card(self) -> tuple[str, dict[str, object]]:
         row = self.row()
         return f"{self.attack} by {self.observer}", {
             "pictures": row["pictures"],
             "equal in every pixel": f"{row['exact']:.0%}",
-            "PSNR": f"{row['psnr']:.1f} dB",
+            "PSNR, median": f"{row['psnr']:.1f} dB",
             "SSIM": f"{row['ssim']:.3f}",
             "correlation of latents": f"{row['correlation']:.3f}",
             "cost": f"{row['fit_seconds']:.1f} CPU-s to fit, {row['seconds_per_picture']:.2f} a picture",
@@ -128,6 +131,12 @@ def psnr_of(guess: Tensor, truth: Tensor, peak: float | None = None) -> float:
     error = float((guess.double() - truth.double()).square().mean())
     size = float(truth.max() - truth.min()) if peak is None else peak
     return float("inf") if error == 0 else float(10 * np.log10(size**2 / error))
+
+
+def middle(values: Iterable[float]) -> float:
+    """The median of decibels, of two middle ones the lower: one picture that is equal makes a mean infinite."""
+    ordered = np.sort(np.fromiter(values, float))
+    return float(ordered[(len(ordered) - 1) // 2])
 
 
 def correlation(guess: Tensor, truth: Tensor) -> float:

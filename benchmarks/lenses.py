@@ -171,11 +171,14 @@ def render(r: dict[str, Any]) -> str:
         f"text that it was not fitted to, one layer behind the body, {r['held'][0]['positions']:,} positions; the "
         f"prompts above had no part in it:\n\n{held}\n\n" if r.get("held") else ""
     )  # fmt: skip
+    shared = (
+        f"Tuned lenses share one run of the model on {max(PAIRS):,} tokens of the attacker's text, "
+        f"{r['run_seconds']:.0f} CPU-s that no row has." if "run_seconds" in r else ""
+    )  # fmt: skip
     return (
         f"`smollm2`, {r['prompts']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each greedy reply, "
         f"{r['down'][0]['positions']:,} positions, observer `eavesdrop_down`. Likeliest token: what the unsplit model "
-        f"would say, at the positions of prompt and reply. Tuned lenses share one run of the model on "
-        f"{max(PAIRS):,} tokens of the attacker's text, {r['run_seconds']:.0f} CPU-s that no row has.\n\n"
+        f"would say, at the positions of prompt and reply. {shared}\n\n"
         f"{lenses}\n\n{goal}\n\n{chosen}"
         f"{FEW} of these prompts, {r['up'][0]['tokens']} tokens, observer `eavesdrop_up`:\n\n{soft}{slow}"
     )

@@ -227,7 +227,7 @@ def test_a_message_from_the_page_moves_everything(panel):
 
 @pytest.mark.parametrize(
     ("setting", "value", "attack", "sentence"),
-    [("knowledge", "no_weights", "VocabMatch", "VocabMatch needs head weights, language model"),
+    [("knowledge", "no_weights", "VocabMatch", "VocabMatch needs head weights"),
      ("knowledge", "no_weights", "NearestEmbedding", "NearestEmbedding needs embeddings"),
      ("knowledge", "vocabulary", "PriorOnly", "PriorOnly needs text"),
      ("observer", "eavesdrop_down", "Ridge", "eavesdrop_down does not see what goes up.")],
@@ -277,7 +277,7 @@ def test_queries_take_the_place_of_weights(panel):
     panel.codec = "fp32"
     assert "is not recorded with fp32; take int8:token" in panel.bout.why
     panel.attack, panel.codec = "VocabMatch", "int8:token"
-    assert "VocabMatch needs head weights, language model" in panel.bout.why and "PrototypeLDA" in panel.table.value
+    assert "VocabMatch needs head weights" in panel.bout.why and "PrototypeLDA" in panel.table.value
 
 
 def test_without_weights_a_guess_is_left(panel):

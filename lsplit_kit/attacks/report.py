@@ -1,4 +1,4 @@
-"""How much of the truth an attack found: the one place where a capture's truth is opened."""
+"""How much of the truth an attack found; one of the three modules that open a capture's truth."""
 
 from __future__ import annotations
 

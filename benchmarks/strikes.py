@@ -114,11 +114,11 @@ class Struck:
         finally:
             later.join()
 
-    def receive(self) -> Any:
+    def receive(self, session: int) -> Any:
         """As the link's; now and then the host is killed while steps are under way."""
         if self._due():
             self._kill(self._next(), "with steps under way")
-        return self.inner.receive()
+        return self.inner.receive(session)
 
     def _due(self) -> bool:
         self.asked += 1

@@ -51,7 +51,7 @@ def test_steps_under_way_share_one_round_trip_and_the_line(inner):
     session, before = link.open(TERMS), link.now
     for number in range(4):
         link.send(session, step(link, number + 1, number))
-    frames = [link.receive().frame_up for _ in range(4)]
+    frames = [link.receive(session).frame_up for _ in range(4)]
     assert link.now - before == pytest.approx(0.080 + sum(frames) * 8e-6, abs=1e-12)
 
 
@@ -60,7 +60,7 @@ def test_a_fast_answer_waits_behind_a_slow_one_under_way(inner):
     session, before = link.open(TERMS), link.now
     link.send(session, step(link, 1, 0, tokens=8))
     link.send(session, step(link, 2, 8, tokens=1))
-    down = [link.receive().frame_down for _ in range(2)]
+    down = [link.receive(session).frame_down for _ in range(2)]
     assert link.now - before == pytest.approx(0.010 + sum(down) * 8e-5, abs=1e-12)
 
 
@@ -165,7 +165,7 @@ def test_real_time_pipelining_pays_the_round_trip_once(inner):
     for number in range(5):
         link.send(session, step(link, number + 1, number))
     for _ in range(5):
-        link.receive()
+        link.receive(session)
     assert 0.2 <= time.perf_counter() - began < 0.8  # five round trips would be a second
 
 

@@ -55,7 +55,7 @@ def test_answers_are_those_of_one_step_at_a_time(link):
     two = link.open(TERMS)
     for step in steps:
         link.send(two, step)
-    assert [link.receive().payload for _ in steps] == expected
+    assert [link.receive(two).payload for _ in steps] == expected
 
 
 def test_the_books_hold_every_byte(link):
@@ -65,7 +65,7 @@ def test_the_books_hold_every_byte(link):
     session, exchanged = link.open(TERMS), []
     for step in chunks(link, 3, 2):
         link.send(session, step)
-    exchanged.append(link.receive())
+    exchanged.append(link.receive(session))
     exchanged.append(link.step(session, Step(9, 0, 1, 1, bytes(4 * link.info.width))))  # two answers are dropped
     spoken = "dropped" if link.counters() else None
     assert [kind for kind, *_ in noted].count("dropped") == (2 if spoken else 0)
@@ -80,12 +80,12 @@ def test_an_error_under_way_is_raised_where_its_answer_is_read(link):
     link.send(session, good)
     link.send(session, late)  # begins at 6, where the host has 2
     link.send(session, Step(9, 2, 1, 2, good.payload))
-    assert len(link.receive().payload) == len(good.payload)
+    assert len(link.receive(session).payload) == len(good.payload)
     with pytest.raises(CacheMiss):
-        link.receive()
-    assert len(link.receive().payload) == len(good.payload)
+        link.receive(session)
+    assert len(link.receive(session).payload) == len(good.payload)
     with pytest.raises(SessionUnknown, match="No step is under way"):
-        link.receive()
+        link.receive(session)
 
 
 def test_both_directions_may_be_full(host):
@@ -97,7 +97,7 @@ def test_both_directions_may_be_full(host):
         for number in range(12):
             link.send(session, Step(number + 1, 0, wide, tokens, payload))
         for _ in range(12):
-            assert len(link.receive().payload) == len(payload)
+            assert len(link.receive(session).payload) == len(payload)
 
 
 def test_a_host_that_ends_under_way_is_a_lost_connection():
@@ -111,9 +111,9 @@ def test_a_host_that_ends_under_way_is_a_lost_connection():
             link.send(session, step)
         os.kill(running.pid, signal.SIGKILL)
         with pytest.raises(HostUnavailable):
-            link.receive()
+            link.receive(session)
         with pytest.raises(SessionUnknown):
-            link.receive()
+            link.receive(session)
         up, down = link.counters()["stream"]
         assert noted == [("lost", up - before[0], down - before[1])] and link.epoch == 1
 
@@ -124,7 +124,7 @@ def test_timings_are_told_once_and_one_for_a_step(link):
     for step in chunks(link, 3, 2):
         link.send(session, step)
     for _ in range(3):
-        link.receive()
+        link.receive(session)
     spent = link.timings()
     assert len(spent) == 3 and all(
         waiting >= 0 and coding >= 0 and computing > 0 for waiting, coding, computing in spent

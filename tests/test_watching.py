@@ -272,7 +272,7 @@ def test_a_question_leaves_the_answers_under_way_alone(room):
         link.send(session, step_of(3))
         with pytest.raises(errors.Busy, match="under way"):
             link.stats()
-        assert len(link.receive().payload) == 3 * 64 * 4
+        assert len(link.receive(session).payload) == 3 * 64 * 4
         assert link.stats().sessions[0].number == 1
 
 

@@ -7,6 +7,7 @@ network's share is arithmetic.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ class Deployment(Card):
 
     def __init__(self, where: str, model: Any, link: DeployedLink | None, speeds: Speeds) -> None:
         self.where, self.model, self.link, self.speeds = where, model, link, speeds
+        self._alone = threading.Lock()  # two runs at once would measure each other
 
     def run(self, prompt: Any, **options: Any) -> Outcome:
         """One prompt; options as their table in docs/wire-format.md has them. Raises UnsupportedOption."""
@@ -144,7 +146,12 @@ class Deployment(Card):
 
     @contextmanager
     def _clock(self) -> Iterator[tuple[Callable[[], Stamp], Timed]]:
-        """(the stamp of this moment, the link's account) of a block whose computing counts."""
+        """(the stamp of this moment, the link's account) of a block whose computing counts; one at a time."""
+        with self._alone, self._counting() as counting:
+            yield counting
+
+    @contextmanager
+    def _counting(self) -> Iterator[tuple[Callable[[], Stamp], Timed]]:
         if self.link is None:
             began = computing()
             yield lambda: Stamp((computing() - began) / self.speeds.local, 0.0), Timed(*self.speeds)

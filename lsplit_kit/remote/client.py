@@ -106,38 +106,52 @@ class RpycLink(Talk, AskedLink, Card):
         """Send one step, wait for its answer; raises SessionUnknown when the session's connection is gone."""
         with self._lock:
             self._drop_if_dead()
-            return Exchange(*self._call("step", (self._theirs(session), *step.to_wire()), (bytes,)))
+            self._drop(session)
+            self._ask("step", (self._theirs(session), *step.to_wire()), session)
+        return self.receive(session)
 
     def send(self, session: int, step: Message) -> None:
         """Send one step and go on; raises SessionUnknown when the session's connection is gone."""
         with self._lock:
             self._drop_if_dead()
-            self._ask("step", (self._theirs(session), *step.to_wire()))
+            self._ask("step", (self._theirs(session), *step.to_wire()), session)
 
-    def receive(self) -> Exchange:
-        """The answer to the oldest step under way; raises SessionUnknown when none is under way."""
-        with self._lock:
-            if not self._asked_for:
-                raise SessionUnknown(NOTHING)
-            return Exchange(*self._answer((bytes,)))
+    def receive(self, session: int) -> Exchange:
+        """The answer to a session's oldest step under way; raises SessionUnknown when it has none."""
+        while True:
+            with self._lock:  # for one answer at a time: those of others may come before ours
+                if self._came.get(session):
+                    came = self._came[session].popleft()
+                    if isinstance(came, LsplitError):
+                        raise came
+                    return Exchange(*came)
+                if not self._under_way(session):
+                    raise SessionUnknown(NOTHING)
+                self._take_in()
 
-    def drop(self) -> None:
-        """Read and forget the answers under way."""
+    def drop(self, session: int) -> None:
+        """Read and forget the answers to a session's steps under way."""
         with self._lock:
-            self._settle()
+            self._drop(session)
 
-    def ready(self, seconds: float = 0.0) -> bool:
-        """Whether the answer to the oldest step under way, or the end of its connection, comes within `seconds`."""
+    def ready(self, session: int, seconds: float = 0.0) -> bool:
+        """Whether the answer to a session's oldest step, or the end of its connection, comes within `seconds`."""
         with self._lock:
-            try:
-                return bool(self._asked_for) and self._channel.poll(seconds)
-            except (EOFError, OSError, ValueError):
-                return True
+            return self._comes(session, time.monotonic() + seconds)
 
     def abandon(self, session: int) -> None:
-        """Let go of a session and of every step under way: their connection ends, and the host stops computing."""
+        """Let go of a session and of its steps under way: their connection ends, and the host stops computing.
+
+        Where other sessions have steps under way the connection goes on, and the host comes to all that were sent.
+        """
         with self._lock:
-            if self._asked_for:
+            self._under_way(session)  # in a fork nothing is
+            if any(asked.session != session and asked.session in self._sessions for asked in self._asked_for):
+                number = self._sessions.pop(session, None)
+                self._forget(session)
+                if number is not None:
+                    self._ask("close_session", (number,))  # its answer is read by whoever reads next
+            elif self._asked_for:
                 self._discard("dropped")
         self.close_session(session)
 
@@ -147,6 +161,7 @@ class RpycLink(Talk, AskedLink, Card):
             self._drop_if_dead()
             number = self._sessions.pop(session, None)
             if number is not None:
+                self._forget(session)
                 _, up, down = self._call("close_session", (number,), (type(None),))
                 self._note("close", up, down)
 

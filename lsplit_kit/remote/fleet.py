@@ -63,7 +63,6 @@ class Fleet(Watched, Card):
         self._lock, self._closed = threading.RLock(), False
         self._numbers = itertools.count(1)
         self._sessions: dict[int, tuple[RpycLink, int]] = {}  # our number, never used twice -> where, its number there
-        self._flying = self.links[0]  # where steps are under way
         self._hook: ControlHook | None = None
         try:
             self._greet_all()
@@ -106,20 +105,23 @@ class Fleet(Watched, Card):
 
     def send(self, session: int, step: Message) -> None:
         """Send one step and go on."""
-        self._flying, number = link, _ = self._theirs(session)
+        link, number = self._theirs(session)
         self._asking(link, lambda: link.send(number, step))
 
-    def receive(self) -> Exchange:
-        """The answer to the oldest step under way."""
-        return self._heard(self._flying, self._flying.receive)
+    def receive(self, session: int) -> Exchange:
+        """The answer to a session's oldest step under way."""
+        link, number = self._theirs(session)
+        return self._heard(link, lambda: link.receive(number))
 
-    def drop(self) -> None:
-        """Read and forget the answers under way."""
-        self._flying.drop()
+    def drop(self, session: int) -> None:
+        """Read and forget the answers to a session's steps under way."""
+        link, number = self._theirs(session)
+        self._asking(link, lambda: link.drop(number))
 
-    def ready(self, seconds: float = 0.0) -> bool:
-        """Whether the answer to the oldest step under way, or the end of its connection, comes within `seconds`."""
-        return self._flying.ready(seconds)
+    def ready(self, session: int, seconds: float = 0.0) -> bool:
+        """Whether the answer to a session's oldest step, or the end of its connection, comes within `seconds`."""
+        link, number = self._sessions.get(session, (None, 0))
+        return link is not None and link.ready(number, seconds)
 
     def abandon(self, session: int) -> None:
         """Let go of a session and of every step under way."""

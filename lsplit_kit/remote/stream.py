@@ -101,6 +101,11 @@ class FastStream(SocketStream):
                 return False
         return True
 
+    @property
+    def full(self) -> bool:
+        """Whether more than half of what may be read ahead is here."""
+        return len(self._early) > self._ahead // 2
+
     def gone(self) -> bool:
         """Whether the peer ended its side or the kernel gave the connection up; asked beside a thread that reads.
 

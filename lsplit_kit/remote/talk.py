@@ -1,4 +1,9 @@
-"""One connection at a time: questions under way, their answers in order, and the books of every byte."""
+"""One connection at a time: questions under way, their answers in order, and the books of every byte.
+
+Several sessions may have steps under way at once, each in a thread of its own. Whoever reads takes the answers as they
+come, and those of others wait for them: an answer belongs to the session that asked, and nobody holds the link between
+two calls.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,21 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import Busy, FrameError, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
 from ..wire.link import NOTHING, ControlHook
 from .protocol import ProtocolViolation, safe_text
 from .stream import FastStream, Stalled, TlsError, minus, plus
+
+
+class Asked(NamedTuple):
+    """A question under way: its number, its name, its bytes up, and the session that will come for its answer, or 0."""
+
+    number: int
+    name: str
+    up: int
+    session: int = 0
 
 
 class Talk:
@@ -27,7 +41,8 @@ class Talk:
         self._conn: Any = None  # a PrimitiveConnection, its FastStream and LimitedChannel: all three or none
         self._stream: Any = None
         self._channel: Any = None
-        self._asked_for: deque[tuple[int, str, int]] = deque()  # questions under way: number, name, bytes up
+        self._asked_for: deque[Asked] = deque()  # questions under way
+        self._came: dict[int, deque[tuple | LsplitError]] = {}  # answers that their sessions have not come for yet
         self._sessions: dict[int, int] = {}  # our number, never used twice -> the host's number on this connection
         self._past, self._tcp_start = (0, 0), (0, 0)
         self._past_tcp: tuple[int, int] | None = (0, 0)
@@ -67,36 +82,84 @@ class Talk:
         self._discard()
 
     def _call(self, name: str, args: tuple, kinds: tuple[type, ...]) -> tuple:
-        """Return (value, bytes up, bytes down) of one named call, after the answers that nobody came for."""
-        self._settle()
+        """Return (value, bytes up, bytes down) of one named call, after the answers that are under way."""
+        while self._asked_for:
+            self._take_in()
         self._ask(name, args)
         return self._answer(kinds)
 
-    def _settle(self) -> None:
-        while self._asked_for:
-            with contextlib.suppress(LsplitError):
-                self._note("dropped", *self._answer((bytes,))[1:])
-
-    def _ask(self, name: str, args: tuple) -> None:
+    def _ask(self, name: str, args: tuple, session: int = 0) -> None:
+        while self._asked_for and self._stream.full:  # else either side might wait for the other to read
+            self._take_in()
         if self._conn is None:
             raise SessionUnknown(NOTHING)
         with self._doubt(name):
             before = self._stream.tx
             number = self._conn.ask(name, args)
-            self._asked_for.append((number, name, self._stream.tx - before))
+            self._asked_for.append(Asked(number, name, self._stream.tx - before, session))
 
     def _answer(self, kinds: tuple[type, ...]) -> tuple:
-        """Return (value, bytes up, bytes down) of the oldest question; a typed error's bytes are noted here."""
-        number, name, up = self._asked_for[0]
-        with self._doubt(name):
+        """Return (value, bytes up, bytes down) of the oldest question."""
+        asked = self._asked_for[0]
+        with self._doubt(asked.name):
+            return self._read(asked, kinds)
+
+    def _read(self, asked: Asked, kinds: tuple[type, ...]) -> tuple:
+        """The oldest question's answer, as `_answer` returns it; a typed error's bytes are noted here."""
+        try:
+            value = self._conn.answered(asked.number)
+        except LsplitError as error:
+            self._note("busy" if isinstance(error, Busy) else "error", asked.up, self._told(asked.up))
+            raise
+        if type(value) not in kinds:
+            raise ProtocolViolation(f"{asked.name} was answered with {type(value).__name__}")
+        return value, asked.up, self._told(asked.up)
+
+    def _take_in(self) -> None:
+        """Read the oldest answer, which waits for its session, be it an error; raises what ends the connection."""
+        asked = self._asked_for[0]
+        came: tuple | LsplitError
+        with self._doubt(asked.name):  # a reader who is stopped in here ends the connection: no answer goes astray
             try:
-                value = self._conn.answered(number)
+                came = self._read(asked, (bytes,) if asked.session else (type(None),))
             except LsplitError as error:
-                self._note("busy" if isinstance(error, Busy) else "error", up, self._told(up))
-                raise
-            if type(value) not in kinds:
-                raise ProtocolViolation(f"{name} was answered with {type(value).__name__}")
-            return value, up, self._told(up)
+                came = error
+            awaited = asked.session in self._sessions
+            if awaited:
+                self._came.setdefault(asked.session, deque()).append(came)
+        if not awaited and not isinstance(came, LsplitError):
+            self._note("dropped" if asked.session else "close", *came[1:])
+
+    def _under_way(self, session: int) -> bool:
+        """Whether steps of a session are under way; in a fork nobody's are."""
+        if self._owner != os.getpid():
+            self._forked()
+        return any(asked.session == session for asked in self._asked_for)
+
+    def _comes(self, session: int, end: float) -> bool:
+        """Whether a session's oldest answer, or the end of the connection, comes before `end` (time.monotonic())."""
+        try:
+            while not self._came.get(session):
+                if not self._under_way(session) or not self._channel.poll(max(end - time.monotonic(), 0)):
+                    return False
+                if self._asked_for[0].session == session:
+                    break
+                self._take_in()
+        except (EOFError, OSError, ValueError, LsplitError):
+            pass  # whoever comes for the answer is told why
+        return True
+
+    def _drop(self, session: int) -> None:
+        """Read and forget the answers to a session's steps."""
+        while self._under_way(session):
+            self._take_in()
+        self._forget(session)
+
+    def _forget(self, session: int) -> None:
+        """Forget the answers that wait for a session."""
+        for came in self._came.pop(session, ()):
+            if not isinstance(came, LsplitError):
+                self._note("dropped", *came[1:])
 
     def _told(self, up: int) -> int:
         """The oldest question is answered: its bytes are explained; returns those of the answer."""
@@ -149,6 +212,8 @@ class Talk:
         stream.close()
         if conn is not None:
             conn.close()
+        for session in list(self._came):
+            self._forget(session)
         self._note(kind, *minus((stream.tx, stream.rx), self._explained))
         self._explained = (0, 0)
 

@@ -188,8 +188,9 @@ class Far:
             self._flight.append(Flown(where, (start, tree, how), sent, done))
 
     def _land(self, dtype: torch.dtype, wanted: Sequence[Shape]) -> list[Tensor]:
+        assert self._session is not None
         where, (_, tree, _), self._sent, done = self._flight.popleft()
-        done = self.link.receive() if done is None else done
+        done = self.link.receive(self._session) if done is None else done
         if not done.payload and "skip" in tree:
             self._tell(where._replace(kind="skipped"), [], done)
             return []
@@ -207,7 +208,7 @@ class Far:
         return out
 
     def _tell(self, where: Where, down: list[Sent], done: Exchange) -> None:
-        for watch in self.watchers:
+        for watch in tuple(self.watchers):  # another thread may come or go
             watch(where, self._sent, down, done)
 
     def _abandon(self) -> None:

@@ -126,14 +126,16 @@ class Remote(nn.Module):
                     raise
 
     def _send(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
-        link = self.link
+        link, end = self.link, slot.get_seq_length()
+        if end > link.info.max_tokens:  # before anything goes up
+            raise LimitExceeded(f"{end:,} positions; this model's context ends at {link.info.max_tokens:,}.")
         self.drop_closed()
         if slot.session is None or slot.epoch != link.epoch:
             terms = Open(self.policy, self.up.spec, self.down.spec)
             slot.bind(begin(link, terms, self.up, self.down), link.epoch, self._closing)
             slot.sent = 0
+        session = slot.session
         start = 0 if self.policy == "none" else slot.sent
-        end = slot.get_seq_length()
         wanted = min(call.wanted or end, end - past) if self.policy != "none" else end
         spans = self._chunks(slot, start, end)
         replay = start < past and self.policy != "none"
@@ -141,17 +143,17 @@ class Remote(nn.Module):
         kinds = ["replay" if replay and first < past else "step" for first, _ in spans]
         if len(spans) == 1:
             step, up = next(steps)
-            return self._took(slot, step, up, link.step(slot.session, step), kinds[0])
+            return self._took(slot, step, up, link.step(session, step), kinds[0])
         under_way: list[tuple[Step, Encoded]] = []
         parts: list[tuple[Step, Tensor]] = []
         try:
             for step, up in steps:
-                link.send(slot.session, step)
+                link.send(session, step)
                 under_way.append((step, up))
             for kind, (step, up) in zip(kinds, under_way, strict=True):
-                parts.append((step, self._took(slot, step, up, link.receive(), kind)))
+                parts.append((step, self._took(slot, step, up, link.receive(session), kind)))
         except BaseException:
-            link.abandon(slot.session)
+            link.abandon(session)
             slot.session, slot.sent = None, 0
             raise
         return torch.cat([part for step, part in parts if step.start + step.tokens > end - wanted], dim=1)
@@ -193,14 +195,17 @@ class Remote(nn.Module):
             kind, slot.session or 0, step.step_no, step.start, pads=tuple(slot.pads or ()) if step.pads else ()
         )
         size = tensor.numel() * tensor.element_size()
-        for watch in self.watchers:
+        for watch in tuple(self.watchers):  # another thread may come or go
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)
         return tensor
 
     def drop_closed(self) -> None:
         """Let the host forget the sessions whose caches are gone; the next step would do it."""
         while self._closing:
-            epoch, number = self._closing.popleft()
+            try:
+                epoch, number = self._closing.popleft()
+            except IndexError:  # another thread took the last one
+                return
             if epoch == self.link.epoch:
                 self.link.close_session(number)
 

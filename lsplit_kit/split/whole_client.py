@@ -61,7 +61,7 @@ def _tokens(link: Link, ids: list[int], options: Mapping[str, Any], window: int)
             while sent < min(most, got + window):
                 sent += 1
                 link.send(session, WholeStep(1, to_json(options), ints_to_wire(ids)) if sent == 1 else WholeStep(sent))
-            done = link.receive()
+            done = link.receive(session)
             if not done.payload:
                 return
             token = ints_from_wire(done.payload, "a token")
@@ -70,7 +70,7 @@ def _tokens(link: Link, ids: list[int], options: Mapping[str, Any], window: int)
             yield token[0], done
     finally:
         with contextlib.suppress(LsplitError):  # a host that is gone has forgotten already
-            link.drop()
+            link.drop(session)
             link.close_session(session)
 
 

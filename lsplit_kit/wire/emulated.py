@@ -3,6 +3,7 @@
 By default nobody waits: a virtual clock adds up what the frames would have taken, the same on every machine. Inside
 `with link.timed():` the computing that was measured on both sides is added too: CPU time where both compute in this
 process (a busy machine does not count as a slow one), else the time that passed. With `realtime=True` it really passes.
+Threads may share the link, and so its clock: what a block took is one thread's only where no other is at work.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .link import NOTHING, ControlHook, Link, Message
 from .message import Exchange, Open
 from .network import Network, network
 from .patience import DEFAULT_SECONDS
-from .timed import Timed, Trip
+from .timed import Lane, Timed, Trip
 from .watch import Watched
 
 AWAKE = 0.002  # seconds before a deadline that are not slept
@@ -62,8 +63,7 @@ class EmulatedLink(Watched, Card):
         self.tick = computing if alone else time.perf_counter  # what computing is measured with
         self._timed: Timed | None = None
         self.last: Trip | None = None  # of the answer that came last
-        self._answers: deque[tuple[Any, ...]] = deque()
-        self._came: deque[tuple[Exchange | LsplitError, float]] = deque()  # with realtime: what is here, and since when
+        self._lanes: dict[int, Lane] = {}  # by session, where something is under way
 
     info = property(lambda self: self.inner.info)
     epoch = property(lambda self: self.inner.epoch)
@@ -90,9 +90,10 @@ class EmulatedLink(Watched, Card):
     @property
     def moment(self) -> float:
         """`now`, and on the virtual clock of a timed block the local computing since the link's last call too."""
-        if self._timed is None or self.realtime:
+        timed = self._timed
+        if timed is None or self.realtime:
             return self.now
-        return self._now + (self.tick() - self._left) / self._timed.local_speed
+        return self._now + (self.tick() - self._left) / timed.local_speed
 
     @contextlib.contextmanager
     def timed(self, local_speed: float = 1.0, host_speed: float = 1.0) -> Iterator[Timed]:
@@ -112,15 +113,16 @@ class EmulatedLink(Watched, Card):
         return self._round_trip(lambda: self.inner.open(terms))
 
     def abandon(self, session: int) -> None:
-        """Let go of a session and of every step under way; a virtual clock lets the host stop at once."""
+        """Let go of a session and of its steps under way; a virtual clock lets the host stop at once."""
         self._compute_here()
-        self._answers.clear()
-        self._came.clear()
-        self._host_free = min(self._host_free, self._now)
+        self._forget(session)
+        if not self._lanes:  # the host computes for nobody else
+            self._host_free = min(self._host_free, self._now)
         self.inner.abandon(session)
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session: a round trip."""
+        self._forget(session)
         self._round_trip(lambda: self.inner.close_session(session))
 
     def calibrate(self, raw: bytes) -> None:
@@ -133,107 +135,128 @@ class EmulatedLink(Watched, Card):
 
     def step(self, session: int, step: Message) -> Exchange:
         """Send one step and wait for its answer."""
-        self.drop()
+        self.drop(session)
         self.send(session, step)
-        return self.receive()
+        return self.receive(session)
 
-    def drop(self) -> None:
-        """Forget the answers under way, when they have come."""
-        while self._answers:
+    def drop(self, session: int) -> None:
+        """Forget the answers to a session's steps under way, when they have come."""
+        while session in self._lanes:
             with contextlib.suppress(LsplitError):
-                done = self.receive()
-                if self.on_control and done.frame_up:
-                    self.on_control("dropped", done.frame_up, done.frame_down)
+                self._note_dropped(self.receive(session))
 
     def send(self, session: int, step: Message) -> None:
         """Send one step; the line is busy with it, the caller is not (with `realtime` it is, while the line is)."""
-        local = self._compute_here()
+        local, lane = self._compute_here(), self._lanes.get(session, Lane(deque(), deque()))
         if self.realtime:
             guess = len(step.payload) + len(getattr(step, "form", b"")) + OVERHEAD
-            arrives = self.up.carry(self.now, guess)
-            self._wait_until(self.up.free)
+            arrives, free = self.up.carry(self.now, guess), self.up.free
+            self._wait_until(free, session)
             sent = self.now
             self.inner.send(session, step)
-            self._answers.append((local, arrives - self.up.free, guess, sent))
-            self._take(0)
+            lane.answers.append((local, arrives - free, guess, sent))
+            self._lanes[session] = lane
+            self._take(session, 0)
         else:
-            began = self.tick()
+            began, timed = self.tick(), self._timed
             done: Exchange | LsplitError
             try:
                 done = self.inner.step(session, step)
                 sizes = (done.frame_up or len(step.payload), done.frame_down or len(done.payload))
             except LsplitError as error:
                 done, sizes = error, (len(step.payload) + OVERHEAD, OVERHEAD)
-            spent = (self.tick() - began) / self._timed.host_speed if self._timed else 0.0
+            spent = (self.tick() - began) / timed.host_speed if timed else 0.0
             arrives = self.up.carry(self._now, sizes[0])
             begins = max(arrives, self._host_free)
             self._host_free = begins + spent
             back = self.down.carry(self._host_free, sizes[1])
             trip = Trip(local, arrives - self._now, begins - arrives, spent, back - self._host_free, *sizes)
-            self._answers.append((done, back, trip))
+            lane.answers.append((done, back, trip))
+            self._lanes[session] = lane
         self._left = self.tick()
 
-    def receive(self) -> Exchange:
-        """The answer to the oldest step under way, when it has come."""
-        if not self._answers:
+    def receive(self, session: int) -> Exchange:
+        """The answer to a session's oldest step under way, when it has come."""
+        if session not in self._lanes:
             raise SessionUnknown(NOTHING)
         self._compute_here()
         if self.realtime:
-            done, trip = self._arrived(*self._answers[0])
-            self._answers.popleft()
+            done, trip = self._arrived(session)
         else:
-            done, back, trip = self._answers.popleft()
+            done, back, trip = self._next(session)
             self._now = max(self._now, back)
         self.last = trip
-        if self._timed is not None and trip is not None:
-            self._timed.trips.append(trip)
+        if (timed := self._timed) is not None and trip is not None:
+            timed.trips.append(trip)
         self._left = self.tick()
         if isinstance(done, LsplitError):
             raise done
         return done
 
-    def ready(self, seconds: float = 0.0) -> bool:
-        """Whether the answer to the oldest step under way is there; on the virtual clock nobody waits, so always."""
-        if not self.realtime or not self._answers:
-            return bool(self._answers)
-        return bool(self._came) or self.inner.ready(seconds)
+    def ready(self, session: int, seconds: float = 0.0) -> bool:
+        """Whether the answer to a session's oldest step is there; on the virtual clock nobody waits, so always."""
+        lane = self._lanes.get(session)
+        return lane is not None and (not self.realtime or bool(lane.came) or self.inner.ready(session, seconds))
 
-    def _arrived(
-        self, local: float, owed: float, guess: int, sent: float
-    ) -> tuple[Exchange | LsplitError, Trip | None]:
-        self._take(0)
-        if not self._came:
-            self._take_one()
-        done, answered = self._came.popleft()
+    def _next(self, session: int) -> tuple[Any, ...]:
+        """What is known of a session's oldest step, which is under way no more."""
+        answers = self._lanes[session].answers
+        oldest = answers.popleft()
+        if not answers:
+            del self._lanes[session]
+        return oldest
+
+    def _forget(self, session: int) -> None:
+        """Forget a session's steps under way; the bytes of answers that are here are noted."""
+        lane = self._lanes.pop(session, Lane(deque(), deque()))
+        for done, *_ in lane.came if self.realtime else lane.answers:
+            if not isinstance(done, LsplitError):
+                self._note_dropped(done)
+
+    def _note_dropped(self, done: Exchange) -> None:
+        if self.on_control and done.frame_up:
+            self.on_control("dropped", done.frame_up, done.frame_down)
+
+    def _arrived(self, session: int) -> tuple[Exchange | LsplitError, Trip | None]:
+        self._take(session, 0)
+        came = self._lanes[session].came
+        if not came:
+            self._take_one(session)
+        done, answered = came.popleft()
+        local, owed, guess, sent = self._next(session)
         if isinstance(done, LsplitError):
             return done, None
         sizes = (done.frame_up or guess, done.frame_down or len(done.payload))
         owed += (sizes[0] - guess) * self.up.second_per_byte
         back = self.down.carry(answered + owed, sizes[1])
-        self._wait_until(back)
+        self._wait_until(back, session)
         up = owed + sizes[0] * self.up.second_per_byte
         return done, Trip(local, up, 0.0, answered - sent, back - answered - owed, *sizes)
 
-    def _take(self, seconds: float) -> None:
-        """Take in what the link inside has for us, and note when it came: its way here begins then."""
-        while len(self._came) < len(self._answers) and self.inner.ready(seconds):
-            self._take_one()
+    def _expects(self, session: int) -> bool:
+        lane = self._lanes.get(session)
+        return lane is not None and len(lane.came) < len(lane.answers)
+
+    def _take(self, session: int, seconds: float) -> None:
+        """Take in what the link inside has for a session, and note when it came: its way here begins then."""
+        while self._expects(session) and self.inner.ready(session, seconds):
+            self._take_one(session)
             seconds = 0
 
-    def _take_one(self) -> None:
+    def _take_one(self, session: int) -> None:
         done: Exchange | LsplitError
         try:
-            done = self.inner.receive()
+            done = self.inner.receive(session)
         except LsplitError as error:
             done = error
-        self._came.append((done, self.now))
+        self._lanes[session].came.append((done, self.now))
 
-    def _wait_until(self, deadline: float) -> None:
+    def _wait_until(self, deadline: float, session: int = 0) -> None:
         """Wait for a moment of this clock; the last milliseconds awake, for sleeping is not that exact."""
         while (left := deadline - self.now) > 0:
             nap = max(0.0, left - AWAKE)
-            if len(self._came) < len(self._answers):
-                self._take(nap)
+            if self._expects(session):
+                self._take(session, nap)
             else:
                 time.sleep(nap)
 
@@ -252,9 +275,10 @@ class EmulatedLink(Watched, Card):
 
     def _compute_here(self) -> float:
         """Add the local computing since the last call of this link to a timed block's clock."""
-        if self._timed is None:
+        timed = self._timed
+        if timed is None:
             return 0.0
-        spent = (self.tick() - self._left) / self._timed.local_speed
+        spent = (self.tick() - self._left) / timed.local_speed
         if not self.realtime:
             self._now += spent
         self._left = self.tick()

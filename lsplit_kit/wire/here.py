@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -26,7 +27,8 @@ class InProcess(Watched, Card):
         self.body, self.info, self.epoch = body, body.info, 0
         self.on_control: ControlHook | None = None
         self._closed = False
-        self._asked: deque[tuple[int, Callable[[], Exchange]]] = deque()  # steps under way: bytes up, and what is left
+        # the steps under way of each session: bytes up, and what is left to do
+        self._asked: dict[int, deque[tuple[int, Callable[[], Exchange]]]] = {}
 
     def open(self, terms: Open) -> int:
         """Start a session in this process."""
@@ -36,31 +38,31 @@ class InProcess(Watched, Card):
     def step(self, session: int, step: Message) -> Exchange:
         """Run one step in this process."""
         self._check()
-        self.drop()
+        self.drop(session)
         return self._begin(session, step)[1]()
 
     def send(self, session: int, step: Message) -> None:
         """Put a step behind those under way; it is computed when its answer is asked for."""
         self._check()
-        self._asked.append(self._begin(session, step))
+        self._asked.setdefault(session, deque()).append(self._begin(session, step))
 
-    def receive(self) -> Exchange:
-        """Compute the oldest step under way."""
-        if not self._asked:
+    def receive(self, session: int) -> Exchange:
+        """Compute a session's oldest step under way."""
+        if not self._asked.get(session):
             raise SessionUnknown(NOTHING)
-        return self._asked.popleft()[1]()
+        return self._asked[session].popleft()[1]()
 
-    def drop(self) -> None:
-        """Compute and forget the steps under way."""
-        while self._asked:
+    def drop(self, session: int) -> None:
+        """Compute and forget a session's steps under way."""
+        while self._asked.get(session):
             with contextlib.suppress(LsplitError):
-                done = self.receive()
+                done = self.receive(session)
                 if self.on_control and done.frame_up:
                     self.on_control("dropped", done.frame_up, done.frame_down)
 
-    def ready(self, seconds: float = 0.0) -> bool:
-        """Whether a step is under way: in this process its answer is a computation away."""
-        return bool(self._asked)
+    def ready(self, session: int, seconds: float = 0.0) -> bool:
+        """Whether a session has a step under way: in this process its answer is a computation away."""
+        return bool(self._asked.get(session))
 
     def timings(self) -> list[tuple[int, int, int]]:
         """What the body's steps took."""
@@ -75,12 +77,14 @@ class InProcess(Watched, Card):
         return 0, lambda: Exchange(self.body.step(session, step), 0, 0)
 
     def abandon(self, session: int) -> None:
-        """Forget a session; steps under way are not computed."""
-        self._asked.clear()
+        """Forget a session; its steps under way are not computed."""
+        self._asked.pop(session, None)
         self.body.close_session(session)
 
     def close_session(self, session: int) -> None:
         """Forget a session."""
+        self.drop(session)
+        self._asked.pop(session, None)
         self.body.close_session(session)
 
     def calibrate(self, raw: bytes) -> None:
@@ -113,33 +117,33 @@ class Loopback(InProcess):
         super().__init__(body)
         self._seq = 0
         self.sent = self.received = 0
+        self._books = threading.Lock()  # of two threads every byte is counted, and every frame has a number of its own
 
     def open(self, terms: Open) -> int:
         """Start a session through real frames."""
         self._check()
-        args, up = self._frame("open", tuple(terms))
+        args, up, number = self._frame("open", tuple(terms))
         session = super().open(Open(*args))
-        self._note("open", up, self._reply(session)[1])
+        self._note("open", up, self._reply(session, number)[1])
         return session
 
     def timings(self) -> list[tuple[int, int, int]]:
         """What the body's steps took, through real frames."""
-        _, up = self._frame("timings", ())
-        raw, down = self._reply(self.body.timings())
+        _, up, number = self._frame("timings", ())
+        raw, down = self._reply(self.body.timings(), number)
         self._note("timings", up, down)
         return timings_from_wire(raw)
 
     def told(self, name: str, *args: int) -> bytes:
         """What the body says of itself, through real frames."""
-        args, up = self._frame(name, args)
-        raw, down = self._reply(super().told(name, *args))
+        args, up, number = self._frame(name, args)
+        raw, down = self._reply(super().told(name, *args), number)
         self._note(name, up, down)
         return raw
 
     def _begin(self, session: int, step: Message) -> tuple[int, Callable[[], Exchange]]:
         """One step through real frames."""
-        args, up = self._frame("step", (session, *step.to_wire()))
-        number = self._seq
+        args, up, number = self._frame("step", (session, *step.to_wire()))
 
         def rest() -> Exchange:
             payload, down = self._reply(self.body.step(args[0], type(step).from_wire(args[1:])), number)
@@ -150,41 +154,46 @@ class Loopback(InProcess):
 
     def abandon(self, session: int) -> None:
         """Forget a session, as the end of a connection would; the questions under way stay in the books."""
-        up = sum(size for size, _ in self._asked)
+        up = sum(size for size, _ in self._asked.get(session, ()))
         super().abandon(session)
         if up:
             self._note("dropped", up, 0)
 
     def close_session(self, session: int) -> None:
         """Forget a session, through real frames."""
-        _, up = self._frame("close_session", (session,))
+        _, up, number = self._frame("close_session", (session,))
         super().close_session(session)
-        self._note("close", up, self._reply(None)[1])
+        self._note("close", up, self._reply(None, number)[1])
 
     def calibrate(self, raw: bytes) -> None:
         """Give the body a calibration, through real frames."""
-        args, up = self._frame("calibrate", (raw,))
+        args, up, number = self._frame("calibrate", (raw,))
         super().calibrate(*args)
-        self._note("calibrate", up, self._reply(None)[1])
+        self._note("calibrate", up, self._reply(None, number)[1])
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Bytes framed so far."""
         return {"stream": (self.sent, self.received)}
 
     def _count(self, up: int, down: int) -> None:
-        self.sent, self.received = self.sent + up, self.received + down
+        with self._books:
+            self.sent, self.received = self.sent + up, self.received + down
 
     def _note(self, kind: str, up: int, down: int) -> None:
         self._count(up, down)
         if self.on_control:
             self.on_control(kind, up, down)
 
-    def _frame(self, name: str, args: tuple) -> tuple[tuple, int]:
-        self._seq += 1
+    def _frame(self, name: str, args: tuple) -> tuple[tuple, int, int]:
+        """A question that went through a frame: its arguments, the frame's bytes, and its number."""
+        with self._books:
+            self._seq += 1
+            number = self._seq
         boxed = (consts.LABEL_VALUE, (None, name, args, ()))
-        raw = brine.dump((self._seq, (consts.HANDLE_CALLATTR, boxed)))
-        return brine.load(raw)[1][1][1][2], len(raw) + FRAME_OVERHEAD
+        raw = brine.dump((number, (consts.HANDLE_CALLATTR, boxed)))
+        return brine.load(raw)[1][1][1][2], len(raw) + FRAME_OVERHEAD, number
 
-    def _reply(self, value: object, number: int | None = None) -> tuple[bytes, int]:
-        raw = brine.dump((self._seq if number is None else number, (consts.LABEL_VALUE, value)))
+    def _reply(self, value: object, number: int) -> tuple[bytes, int]:
+        """The answer to that question, and its frame's bytes."""
+        raw = brine.dump((number, (consts.LABEL_VALUE, value)))
         return brine.load(raw)[1][1], len(raw) + FRAME_OVERHEAD

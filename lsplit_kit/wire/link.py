@@ -47,6 +47,7 @@ class BodyHost(Protocol):
 class Link(Protocol):
     """Carries steps to one body. `epoch` changes when every session number given so far has died.
 
+    Threads may share a link, each with sessions of its own: an answer belongs to the session that asked for it.
     A link to several hosts also has `host`, the number of the one in use, and tells `on_control` of a move ("moved").
     """
 
@@ -58,22 +59,22 @@ class Link(Protocol):
         """Start a session at the host; returns its number."""
 
     def step(self, session: int, step: Message) -> Exchange:
-        """Send one step and wait for its answer; answers that nobody asked for since `send` are dropped."""
+        """Send one step and wait for its answer; those that its session has not come for since `send` are dropped."""
 
     def send(self, session: int, step: Message) -> None:
         """Send one step and go on; several may be under way, and the host answers them in this order."""
 
-    def receive(self) -> Exchange:
-        """The answer to the oldest step under way; raises what `step` would, SessionUnknown when none is under way."""
+    def receive(self, session: int) -> Exchange:
+        """The answer to a session's oldest step under way; raises what `step` would, SessionUnknown if it has none."""
 
-    def ready(self, seconds: float = 0.0) -> bool:
-        """Whether the answer to the oldest step under way comes within so many seconds; False when none is."""
+    def ready(self, session: int, seconds: float = 0.0) -> bool:
+        """Whether the answer to a session's oldest step comes within so many seconds; False when none is under way."""
 
-    def drop(self) -> None:
-        """Read and forget the answers under way; their bytes are noted as dropped."""
+    def drop(self, session: int) -> None:
+        """Read and forget the answers to a session's steps under way; their bytes are noted as dropped."""
 
     def abandon(self, session: int) -> None:
-        """Let go of a session and of every step under way without waiting for answers; the host should stop at them."""
+        """Let go of a session and of its steps under way without waiting for answers; the host should stop at them."""
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session."""

@@ -1,10 +1,19 @@
-"""What a block over an emulated link took, step by step."""
+"""What an emulated link keeps of steps: those under way, and what a block of them took."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import deque
+from typing import Any, NamedTuple
 
-from ..errors import UnsupportedOption
+from ..errors import LsplitError, UnsupportedOption
+from .message import Exchange
+
+
+class Lane(NamedTuple):
+    """A session's steps under way; with `realtime` also the answers that are here, and since when."""
+
+    answers: deque[tuple[Any, ...]]
+    came: deque[tuple[Exchange | LsplitError, float]]
 
 
 class Trip(NamedTuple):

@@ -22,6 +22,7 @@ from lsplit_kit.remote.fleet import Fleet
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
+from lsplit_kit.wire import patience
 from lsplit_kit.wire.message import Open
 
 torch.set_num_threads(1)
@@ -306,7 +307,8 @@ def test_a_wrong_host_does_not_become_the_measure_of_the_others(three):
     link.close()
 
 
-def test_when_all_are_lost_one_sentence_names_each(model, two):
+def test_when_all_are_lost_one_sentence_names_each(model, two, monkeypatch):
+    monkeypatch.setattr(patience, "RETURN_SECONDS", 0)  # nobody comes back
     split = cut(model, two)
     for host in two:
         host.stop()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from ..card import Card
 from ..errors import FingerprintMismatch, HostTimeout, HostUnavailable, LsplitError, SessionUnknown, UnsupportedOption
 from ..wire.link import ControlHook, Message, about
 from ..wire.message import Exchange, HostInfo, Open
+from ..wire.saying import say
 from ..wire.watch import Watched
 from .client import RpycLink
 
@@ -191,7 +191,7 @@ class Fleet(Watched, Card):
             self.links[at].rest()
         if self._why:
             why = "; ".join(self._why.values())
-            warnings.warn(f"Only {len(answer)} of {len(self.links)} hosts answer: {why}.", stacklevel=2)
+            say(f"Only {len(answer)} of {len(self.links)} hosts answer: {why}.")
 
     def _greet(self, link: RpycLink) -> None:
         """Connect; every host of a fleet has to hold what the others hold."""
@@ -228,7 +228,9 @@ class Fleet(Watched, Card):
         refused = [type(error) for error in failed if not isinstance(error, HostUnavailable)]
         late = self._late or any(isinstance(error, HostTimeout) for error in failed)
         self._late, self._broke = set(), {}
-        raise (refused[0] if refused else HostTimeout if late else HostUnavailable)(self._all_failed())
+        if refused or late:
+            raise (refused[0] if refused else HostTimeout)(self._all_failed())
+        raise HostUnavailable.nobody(self._all_failed())
 
     def _move(self, at: int) -> None:
         before, self._at = self._at, at
@@ -239,7 +241,7 @@ class Fleet(Watched, Card):
         if self._hook is not None:
             self._hook("moved", 0, 0)
         why = self._why.setdefault(before, f"{self.links[before].address} was left")
-        warnings.warn(f"{why}; going on at {self.address}, which is sent everything again.", stacklevel=2)
+        say(f"{why}; going on at {self.address}, which is sent everything again.")
 
     def _theirs(self, session: int) -> tuple[RpycLink, int]:
         found = self._sessions.get(session)

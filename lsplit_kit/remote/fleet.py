@@ -15,12 +15,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..card import Card
-from ..errors import FingerprintMismatch, HostTimeout, HostUnavailable, LsplitError, SessionUnknown, UnsupportedOption
+from ..errors import (
+    Busy,
+    FingerprintMismatch,
+    HostTimeout,
+    HostUnavailable,
+    LsplitError,
+    SessionUnknown,
+    UnsupportedOption,
+)
 from ..wire.link import ControlHook, Message, about
 from ..wire.message import Exchange, HostInfo, Open
 from ..wire.saying import say
 from ..wire.watch import Watched
 from .client import RpycLink
+from .verdicts import reason, saying, serves, soonest
 
 T = TypeVar("T")
 BREAKS = 2  # in a row, after which a host is left though it can still be reached
@@ -32,7 +41,7 @@ class Fleet(Watched, Card):
 
     Every host is greeted at once (only `hello` crosses) and all but one let go again. timeout: seconds for a whole call
     at one host, each host being waited for once in a call. Raises what RpycLink does, naming the address, for a host
-    that holds something else; HostUnavailable when none answers.
+    that holds something else; when none answers HostUnavailable, or Busy where one of them is only full.
     """
 
     name = "fleet"
@@ -176,16 +185,18 @@ class Fleet(Watched, Card):
         }
 
     def _greet_all(self) -> None:
+        full: list[LsplitError] = []
         for at, link in enumerate(self.links):
             try:
                 self._greet(link)
-            except HostUnavailable as error:
-                self._why[at] = _reason(link, error)
+            except (HostUnavailable, Busy) as error:
+                self._why[at] = reason(link, error)
+                full += [error] if isinstance(error, Busy) else []
             except LsplitError as error:
-                raise type(error)(f"{_reason(link, error)}.") from None
+                raise saying(error, f"{reason(link, error)}.") from None
         answer = [at for at in range(len(self.links)) if at not in self._why]
         if not answer:
-            raise HostUnavailable(self._all_failed())
+            raise saying(soonest(full), self._all_failed()) if full else HostUnavailable(self._all_failed())
         self._at = answer[0]
         for at in answer[1:]:
             self.links[at].rest()
@@ -202,7 +213,7 @@ class Fleet(Watched, Card):
         if any(getattr(link.info, name) != getattr(first, name) for name in _SERVED):
             link.rest()
             raise FingerprintMismatch(
-                f"it serves {_serves(link.info)}, {where} {_serves(first)}; start both with the same model and cuts."
+                f"it serves {serves(link.info)}, {where} {serves(first)}; start both with the same model and cuts."
             )
 
     def _somewhere(self, ask: Callable[[RpycLink], T]) -> tuple[RpycLink, T]:
@@ -223,14 +234,16 @@ class Fleet(Watched, Card):
             except LsplitError as error:
                 if greeted and not isinstance(error, HostUnavailable):  # its answer to what was asked
                     raise
+                if isinstance(error, Busy) and at == self._at and not leave:  # not lost: nobody else is shown more
+                    raise
                 failed.append(error)
-                self._why[at] = _reason(link, error)
-        refused = [type(error) for error in failed if not isinstance(error, HostUnavailable)]
+                self._why[at] = reason(link, error)
+        refused = [error for error in failed if not isinstance(error, HostUnavailable)]
         late = self._late or any(isinstance(error, HostTimeout) for error in failed)
         self._late, self._broke = set(), {}
-        if refused or late:
-            raise (refused[0] if refused else HostTimeout)(self._all_failed())
-        raise HostUnavailable.nobody(self._all_failed())
+        if refused:
+            raise saying(soonest(refused), self._all_failed()) from None
+        raise HostTimeout(self._all_failed()) if late else HostUnavailable.nobody(self._all_failed())
 
     def _move(self, at: int) -> None:
         before, self._at = self._at, at
@@ -264,7 +277,7 @@ class Fleet(Watched, Card):
     def _lost(self, link: RpycLink, error: HostUnavailable) -> HostUnavailable:
         """Note that a step was lost with its host; the error to raise."""
         at = self.links.index(link)
-        self._why[at] = _reason(link, error)
+        self._why[at] = reason(link, error)
         if not isinstance(error, HostTimeout):
             self._broke[at] = self._broke.get(at, 0) + 1
             return error
@@ -278,13 +291,3 @@ class Fleet(Watched, Card):
     def _all_failed(self) -> str:
         why = [self._why.get(at, f"{link.address} was not asked") for at, link in enumerate(self.links)]
         return f"None of the {len(why)} hosts goes on: {'; '.join(why)}."
-
-
-def _reason(link: RpycLink, error: LsplitError) -> str:
-    """What is wrong with a host, as part of a sentence that names it."""
-    text = str(error).rstrip(".").replace("; ", ", ")  # a list of reasons has the semicolons
-    return text if link.address in text else f"{link.address}: {text}"
-
-
-def _serves(info: HostInfo) -> str:
-    return f"layers [{info.start}, {info.stop}) of {info.model} in {info.dtype}, fingerprint {info.fingerprint[:12]}"

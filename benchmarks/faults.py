@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import common
 import torch
-from strikes import Born, Nursery, Struck, strikes
+from strikes import AWAY, Born, Nursery, Struck, strikes
 from tqdm import tqdm
 
 import lsplit_kit as lk
@@ -136,7 +136,8 @@ def render(r: dict[str, Any]) -> str:
         f"Each run is a reply of {r['tokens']} greedy tokens (head 2 / tail 2) or a picture of {r['steps']} steps, in "
         f"which the host in use is killed {r['kills_a_run']} times with SIGKILL, at random answers: between two steps, "
         "in the middle of one, or with several under way. A host is a process forked from one that has the weights "
-        "in memory, so that the next is there in milliseconds. *The same*: replies have the unsplit model's tokens, "
+        "in memory, so that the next is there in milliseconds; the only one, killed while it has something to "
+        f"do, is away for {r['away']:g} s, and is waited for. *The same*: replies have the unsplit model's tokens, "
         "pictures are bit-identical to the unsplit pipeline's, those with a codec that loses something to the "
         "undisturbed split's. *Sent again*: the share of the payload that goes up for the second time; without a cache "
         "everything goes up at every step anyway."
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the rows of a run that was stopped")
     args = parser.parse_args()
     common.one_thread()
-    warnings.filterwarnings("ignore", message=".*going on at", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*(going on at|Waiting up to)", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     models = {**MODELS, "real": "toy-mistral"} if args.quick else MODELS
     part = common.RESULTS / f"faults{'-quick' if args.quick else ''}.part.jsonl"
@@ -182,12 +183,21 @@ def main() -> None:
     runs = {name: 1 if args.quick else args.real_runs if kind == "real" else args.runs for kind, name in models.items()}
     rows = measure(models, runs, args.kills, part)
     kills, made, same = (_sum(rows, name) for name in ("kills", "runs", "same"))
+    inside = [sum(r["kills"] - r["hits"].get("between steps", 0) for r in rows if r["how"] == how) for how in HOWS]
     targets = {
         "at least 100 kills": kills >= 100,
+        "at least 25 kills not between steps, of hosts started anew and of others": min(inside) >= 25,
         "every run is the same": same == made,
         "every kill that was meant was made": kills == made * args.kills,
     }
-    result = {"tokens": TOKENS, "steps": STEPS, "kills_a_run": args.kills, "targets": targets, "kills": rows}
+    result = {
+        "tokens": TOKENS,
+        "steps": STEPS,
+        "kills_a_run": args.kills,
+        "away": AWAY,
+        "targets": targets,
+        "kills": rows,
+    }
     common.finish("faults", args, result, render(result))
     part.unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from lsplit_kit.remote import serve
 
 HERE = Path(__file__).resolve()
 UNDER_WAY = 0.02  # seconds that a step waits at a stopped host before that is killed
+AWAY = 0.2  # seconds until the only host, killed while it had something to do, is started anew
 
 
 class Born(NamedTuple):
@@ -80,8 +81,9 @@ class Nursery:
 class Struck:
     """Wraps a link to one host, or to several; kills the host in use when these answers (1, 2, ...) are asked for.
 
-    One host is started anew on its port at once, and has nobody's session. Of several, the one that was killed comes
-    back at the next strike, so that the link has to go on at another. `hits` says what was done: (answer, how).
+    One host is started anew on its port, and has nobody's session: at once where it is killed between two steps, else
+    AWAY seconds later, so that the link finds nobody there. Of several, the one that was killed comes back at the next
+    strike, so that the link has to go on at another. `hits` says what was done: (answer, how).
     """
 
     def __init__(self, inner: Any, nursery: Nursery, hosts: list[Born], at: set[int], seed: int = 0) -> None:
@@ -89,6 +91,7 @@ class Struck:
         self.hosts = {host.address: host for host in hosts}
         self.asked, self.hits = 0, list[tuple[int, str]]()
         self._dead: Born | None = None
+        self._back: threading.Timer | None = None  # starts the only host anew
         self._dice = random.Random(seed)
 
     def __getattr__(self, name: str) -> Any:
@@ -103,8 +106,8 @@ class Struck:
         if not self._due():
             return self.inner.step(session, step)
         victim = self._next()
-        if len(self.hosts) == 1 or self._dice.random() < 0.5:
-            self._kill(victim, "between steps")
+        if self._dice.random() < 0.5:
+            self._kill(victim, "between steps", 0)
             return self.inner.step(session, step)
         os.kill(victim.pid, signal.SIGSTOP)  # it takes the step in and does not answer
         later = threading.Timer(UNDER_WAY, self._kill, (victim, "in a step"))
@@ -120,21 +123,35 @@ class Struck:
             self._kill(self._next(), "with steps under way")
         return self.inner.receive(session)
 
+    def close(self) -> None:
+        """As the link's, when the host that was started last is there."""
+        self._settle()
+        self.inner.close()
+
     def _due(self) -> bool:
         self.asked += 1
         return self.asked in self.at
 
     def _next(self) -> Born:
+        self._settle()
         if self._dead is not None:
             self._revive()
         return self.hosts[self.inner.address]
 
-    def _kill(self, victim: Born, how: str) -> None:
+    def _kill(self, victim: Born, how: str, away: float = AWAY) -> None:
         self.nursery.kill(victim)
         self.hits.append((self.asked, how))
         self._dead = victim
         if len(self.hosts) == 1:
-            self._revive()
+            self._back = threading.Timer(away, self._revive)
+            self._back.start()
+            if not away:
+                self._settle()
+
+    def _settle(self) -> None:
+        if self._back is not None:
+            self._back.join()
+            self._back = None
 
     def _revive(self) -> None:
         assert self._dead is not None

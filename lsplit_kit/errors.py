@@ -135,6 +135,14 @@ class HostUnavailable(LsplitError, ConnectionError):
     """No host answers at the address, or the connection broke."""
 
     code = "host-unavailable"
+    absent = False  # whether nobody is at the address just now, so that a host that was may come back
+
+    @classmethod
+    def nobody(cls, text: str) -> HostUnavailable:
+        """The error where nobody is at an address: in the middle of a reply a host is waited for."""
+        error = cls(text)
+        error.absent = True
+        return error
 
 
 class HostTimeout(HostUnavailable, TimeoutError):

@@ -81,7 +81,7 @@ def split(
 
     model: a causal language model of transformers, or a pipeline of diffusers. body: None (this process), "loopback"
     (this process, real frames), "rpyc://host:port", over TLS "rpycs://host:port" with certificate= the bundle that you
-    were given (or its path in LSPLIT_CERTIFICATE), a list of these, or a Link. Of a list the first host that answers
+    were given (or its path in LSPLIT_CERTIFICATE), a list of these, or a Link. Of a list the first with a free place
     is used; when it is lost or does not answer in `timeout` seconds, the session goes on at the next (a warning says
     so), which is sent everything again, so that one more host has seen the prompt; it stays there until that one is
     lost. All have to hold the same: one that does not is refused here, or when it is first reached. codec: one spec or

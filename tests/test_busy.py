@@ -17,6 +17,7 @@ from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.protocol import rebuild
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
+from lsplit_kit.wire import patience
 
 torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -154,9 +155,66 @@ def test_a_wait_draws_nothing_of_the_users(serve, model, body):
     assert random.random() == want
 
 
+@pytest.mark.parametrize("how", [{}, {"chunk": 2}], ids=str)
+def test_each_reply_says_once_that_it_waits(serve, model, body, how):
+    split = lk.split(model, body=serve(BusyBody(body, always=True), timeout=0.2), **how)
+    for _ in range(3):
+        with warnings.catch_warnings(record=True) as caught, pytest.raises(e.Busy):
+            generate(split)
+        assert len(said(caught)) == 1
+        assert [w.filename for w in caught if "busy" in str(w.message)] == [__file__]  # no line of the kit's
+
+
+def test_each_picture_says_once_that_it_waits(serve, pipe):
+    split = lk.split(pipe, body=serve(BusyBody(load_body("toy-sd"), (1, 3, 7, 9))), mode="per_step")
+    for _ in range(2):  # of four calls each, two of which are refused
+        with warnings.catch_warnings(record=True) as caught:
+            split("a red apple", num_inference_steps=4, output_type="latent")
+        assert len(said(caught)) == 1
+
+
+def test_a_long_wait_is_said_again(serve, model, body, monkeypatch):
+    monkeypatch.setattr(patience, "LONG", 0.2)
+    split = lk.split(model, body=serve(BusyBody(body, always=True), timeout=0.6))
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(e.Busy):
+        generate(split)
+    assert len(said(caught)) == 2
+
+
 @pytest.mark.parametrize("seconds", [0.0004, 0.25, 7.0])
 def test_the_seconds_cross_as_milliseconds(seconds):
     from lsplit_kit.remote.protocol import _number
 
     crossed = rebuild("busy", SAYS, "abcd", _number(e.Busy(SAYS, seconds)))
     assert type(crossed) is e.Busy and crossed.retry_after == max(0.001, seconds)
+
+
+@pytest.mark.parametrize(
+    ("position", "text"), [(7, SAYS), (10**9 - 1, "x" * 1000), (1, ""), (3, "a\nb"), (5, "Place 9 in its queue.")]
+)
+def test_the_place_in_the_queue_crosses_with_the_text(position, text):
+    """In the text, because peers of earlier versions refuse an error of more than four fields."""
+    from lsplit_kit.remote.protocol import _text
+
+    crossed = rebuild("busy", _text(e.Busy(text, 1.0, position)), "abcd", 1000)
+    assert crossed.position == position and f"Place {position} in its queue" in str(crossed)
+    assert len(str(crossed)) <= 400 and str(crossed).isprintable()
+
+
+@pytest.mark.parametrize("position", [0, -3, 10**9, 10**40])
+def test_a_place_that_is_none_does_not_cross(position):
+    from lsplit_kit.remote.protocol import _text
+
+    assert rebuild("busy", _text(e.Busy(SAYS, 1.0, position)), "abcd", 1000).position == 0
+    for hostile in (f"Place {position} in its queue.", f" Place {'9' * 300} in its queue."):
+        assert rebuild("busy", hostile, "abcd", 1000).position == 0
+
+
+def test_the_user_hears_the_place_in_the_queue(serve, model, body):
+    split = lk.split(model, body=serve(BusyBody(body, (1,))))
+    with pytest.warns(UserWarning, match="busy.*Place 2 in its queue"):
+        generate(split, 2)
+    split = lk.split(model, body=serve(BusyBody(body, always=True), timeout=0.2))
+    with pytest.warns(UserWarning, match="busy"), pytest.raises(e.Busy) as caught:
+        generate(split)
+    assert caught.value.position == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,10 +19,13 @@ import lsplit_kit as lk
 from lsplit_kit import errors as e
 from lsplit_kit.models.partial import load_body
 from lsplit_kit.models.whole import load_whole
+from lsplit_kit.remote import server
+from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.fleet import Fleet
-from lsplit_kit.remote.server import StrictServer
+from lsplit_kit.remote.server import RETRY_SECONDS, StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.token import write_token
+from lsplit_kit.wire import patience
 from lsplit_kit.wire.message import Open
 
 torch.set_num_threads(1)
@@ -36,12 +40,12 @@ class Serving:
 
     token = bytes(range(32))
 
-    def __init__(self, body):
-        self.body, self.port = body, 0
+    def __init__(self, body, **options):
+        self.body, self.port, self.options = body, 0, options
         self.start()
 
     def start(self):
-        self.server = StrictServer(service_of(self.body), self.token, "127.0.0.1", self.port)
+        self.server = StrictServer(service_of(self.body), self.token, "127.0.0.1", self.port, **self.options)
         self.port, self.address = self.server.port, self.server.address
         self.file = write_token("127.0.0.1", self.port, self.token)
         self.server.listener.listen(8)
@@ -306,7 +310,8 @@ def test_a_wrong_host_does_not_become_the_measure_of_the_others(three):
     link.close()
 
 
-def test_when_all_are_lost_one_sentence_names_each(model, two):
+def test_when_all_are_lost_one_sentence_names_each(model, two, monkeypatch):
+    monkeypatch.setattr(patience, "RETURN_SECONDS", 0)  # nobody comes back
     split = cut(model, two)
     for host in two:
         host.stop()
@@ -328,6 +333,74 @@ def test_no_host_at_all(model, two):
         host.stop()
     with pytest.raises(e.HostUnavailable, match=f"{two[0].address}.*{two[1].address}"):
         cut(model, two)
+
+
+@pytest.fixture
+def small(body):
+    """A host with one place."""
+    host = Serving(body, max_clients=1)
+    yield host
+    host.stop()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
+def test_a_full_host_does_not_keep_the_others_from_being_used(model, two, small, first):
+    with RpycLink(small.address):
+        with pytest.warns(UserWarning, match=f"Only 1 of 2 hosts answer: {small.address}: .* no free place"):
+            split = cut(model, [small, two[0]] if first else [two[0], small])
+        assert torch.equal(generate(split), generate(model)) and split.link.address == two[0].address
+    split.close()
+
+
+def test_where_nobody_answers_a_full_host_says_when_to_ask_again(model, two, small):
+    two[0].stop()
+    with RpycLink(small.address), pytest.raises(e.Busy) as caught:
+        cut(model, [two[0], small])
+    assert caught.value.retry_after == RETRY_SECONDS != e.Busy().retry_after
+    for host in (small, two[0]):
+        assert host.address in str(caught.value)
+    two[0].start()
+    with Fleet([two[0].address, small.address]) as link, RpycLink(small.address):
+        two[0].stop()
+        with pytest.raises(e.Busy) as caught:
+            link.open(TERMS)
+    assert caught.value.retry_after == RETRY_SECONDS
+
+
+def test_a_full_host_is_waited_for_where_the_session_is(model, two, small, monkeypatch):
+    monkeypatch.setattr(server, "RETRY_SECONDS", 0.1)
+    split = cut(model, [small, two[0]])
+    others = []
+
+    def full():
+        """Our connection ends, and somebody else takes its place for a while."""
+        split.link.links[0].rest()
+        end = time.monotonic() + 10
+        while not others and time.monotonic() < end:
+            with contextlib.suppress(e.Busy):
+                others.append(RpycLink(small.address))
+        threading.Timer(0.3, others[0].close).start()
+
+    with lk.tap(split) as wire, pytest.warns(UserWarning, match="busy.*no free place"):
+        got = generate(split, stopping_criteria=[At(_4=full)])
+    assert torch.equal(got, generate(model))
+    assert wire.hosts == {1} and split.link.host == 1 and "replay" in kinds(wire)
+    split.close()
+
+
+def test_a_lost_session_waits_for_a_place_at_the_next_host(model, two, small, monkeypatch):
+    monkeypatch.setattr(server, "RETRY_SECONDS", 0.1)
+    split = cut(model, [two[0], small])
+    (other,) = [RpycLink(small.address)]
+
+    def lost():
+        two[0].stop()
+        threading.Timer(0.3, other.close).start()
+
+    with pytest.warns(UserWarning, match="busy.*no free place"), pytest.warns(UserWarning, match=MOVES):
+        got = generate(split, stopping_criteria=[At(_4=lost)])
+    assert torch.equal(got, generate(model)) and split.link.host == 2
+    split.close()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from lsplit_kit.quantization import register, registry
 from lsplit_kit.quantization.casts import Float32
 from lsplit_kit.remote import serve
 from lsplit_kit.remote.address import parse_address
+from lsplit_kit.wire import patience
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -262,7 +263,8 @@ class KillAt(StoppingCriteria):
 
 
 @pytest.mark.parametrize("policy", ["kv", "hidden"])
-def test_a_killed_host_is_an_error_and_its_successor_goes_on(home, toy, policy):
+def test_a_killed_host_is_an_error_and_its_successor_goes_on(home, toy, policy, monkeypatch):
+    monkeypatch.setattr(patience, "RETURN_SECONDS", 0)  # nobody starts another one meanwhile
     expected = generate(toy)
     host = lk.host("toy-llama")
     _, port = parse_address(host.address)
@@ -303,6 +305,45 @@ def test_a_host_that_ends_and_returns_between_two_tokens_is_not_noticed(home, to
     try:
         assert torch.equal(generate(split, stopping_criteria=[Restart()]), expected)  # the history was replayed
         assert len(hosts) == 2
+    finally:
+        split.close()
+        for each in hosts:
+            each.close()
+
+
+@pytest.mark.parametrize("policy", ["kv", "hidden"])
+def test_a_host_that_is_killed_in_a_step_and_started_again_is_waited_for(home, toy, policy, monkeypatch):
+    monkeypatch.setattr(patience, "RETURN_SECONDS", 60.0)  # a busy machine takes its time to load a host
+    host = lk.host("toy-llama")
+    _, port = parse_address(host.address)
+    split = lk.split(toy, body=host.address, cache=policy)
+    hosts = [host]
+
+    def again():
+        os.kill(host.pid, signal.SIGKILL)  # while it has the step
+        assert gone(host.pid)
+        hosts.append(lk.host("toy-llama", port=port))
+
+    back = threading.Timer(0.1, again)
+
+    class Hang(StoppingCriteria):
+        calls = 0
+
+        def __call__(self, input_ids, scores, **options):
+            self.calls += 1
+            if self.calls == 4:
+                os.kill(host.pid, signal.SIGSTOP)
+                back.start()
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+    try:
+        with lk.tap(split) as wire, pytest.warns(UserWarning, match="Waiting up to 60 s for one to be there again"):
+            got = generate(split, stopping_criteria=[Hang()])
+        back.join()
+        assert torch.equal(got, generate(toy)) and len(hosts) == 2
+        ledger = wire.ledger()
+        assert set(ledger.kind) >= {"step", "lost", "open", "replay"}
+        assert wire.counters()["stream"] == tuple(wire.totals()["frame"])
     finally:
         split.close()
         for each in hosts:

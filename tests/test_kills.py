@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks hosts that end with their parent"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*going on at:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*Waiting up to:UserWarning"),
 ]
 PROMPT, TOKENS, STEPS, KILLS = "tick tock tick tock tick", 24, 12, 5
 DELTA = ("fp32", "uniform:step=0.1+delta+ans")
@@ -90,6 +91,7 @@ def test_a_reply_is_the_same_though_hosts_are_killed(nursery, how, policy, specu
     end(nursery, link)
     assert torch.equal(got, reply(unsplit()[0]))
     assert len(link.hits) == KILLS and len(wire.hosts) == len(hosts)
+    assert {how for _, how in link.hits} == {"between steps", "in a step"}
     assert wire.counters()["stream"] == tuple(wire.totals()["frame"])
 
 

@@ -33,6 +33,7 @@ from lsplit_kit.remote.token import write_token
 from lsplit_kit.split.form import Packer
 from lsplit_kit.split.image import picture_body, picture_cut
 from lsplit_kit.split.trajectory import state_of, watch
+from lsplit_kit.wire import patience
 from lsplit_kit.wire.here import InProcess
 from lsplit_kit.wire.message import Open, PictureStep, Step
 
@@ -680,7 +681,9 @@ def dies(when):
 
         if when < 0:
             host.close()
-        draw(pipe, num_inference_steps=3, callback_on_step_end=callback)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(patience, "RETURN_SECONDS", 0)  # it does not come back
+            draw(pipe, num_inference_steps=3, callback_on_step_end=callback)
 
     return act
 

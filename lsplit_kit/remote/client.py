@@ -248,7 +248,9 @@ class RpycLink(Talk, AskedLink, Card):
             self._discard()
             if isinstance(err, LsplitError) and type(err) is not HostUnavailable:
                 raise
-            raise HostUnavailable(f"{self.address} ended the handshake; it may be full, or no lsplit host.") from None
+            raise HostUnavailable.nobody(
+                f"{self.address} ended the handshake; it may be full, or no lsplit host."
+            ) from None
         except BaseException:
             self._discard()
             raise
@@ -263,7 +265,7 @@ class RpycLink(Talk, AskedLink, Card):
         except UnicodeError:
             raise FrameError(f"{safe_text(self.address)!r} names no machine; try rpyc://127.0.0.1:18861.") from None
         except OSError as err:
-            raise HostUnavailable(
+            raise HostUnavailable.nobody(
                 f"No host answers at {self.address} ({err.strerror or err}); start one first."
             ) from None
 

@@ -11,16 +11,25 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..card import Card
-from ..errors import FingerprintMismatch, HostTimeout, HostUnavailable, LsplitError, SessionUnknown, UnsupportedOption
+from ..errors import (
+    Busy,
+    FingerprintMismatch,
+    HostTimeout,
+    HostUnavailable,
+    LsplitError,
+    SessionUnknown,
+    UnsupportedOption,
+)
 from ..wire.link import ControlHook, Message, about
 from ..wire.message import Exchange, HostInfo, Open
+from ..wire.saying import say
 from ..wire.watch import Watched
 from .client import RpycLink
+from .verdicts import reason, saying, serves, soonest
 
 T = TypeVar("T")
 BREAKS = 2  # in a row, after which a host is left though it can still be reached
@@ -32,7 +41,7 @@ class Fleet(Watched, Card):
 
     Every host is greeted at once (only `hello` crosses) and all but one let go again. timeout: seconds for a whole call
     at one host, each host being waited for once in a call. Raises what RpycLink does, naming the address, for a host
-    that holds something else; HostUnavailable when none answers.
+    that holds something else; when none answers HostUnavailable, or Busy where one of them is only full.
     """
 
     name = "fleet"
@@ -178,22 +187,24 @@ class Fleet(Watched, Card):
         }
 
     def _greet_all(self) -> None:
+        full: list[LsplitError] = []
         for at, link in enumerate(self.links):
             try:
                 self._greet(link)
-            except HostUnavailable as error:
-                self._why[at] = _reason(link, error)
+            except (HostUnavailable, Busy) as error:
+                self._why[at] = reason(link, error)
+                full += [error] if isinstance(error, Busy) else []
             except LsplitError as error:
-                raise type(error)(f"{_reason(link, error)}.") from None
+                raise saying(error, f"{reason(link, error)}.") from None
         answer = [at for at in range(len(self.links)) if at not in self._why]
         if not answer:
-            raise HostUnavailable(self._all_failed())
+            raise saying(soonest(full), self._all_failed()) if full else HostUnavailable(self._all_failed())
         self._at = answer[0]
         for at in answer[1:]:
             self.links[at].rest()
         if self._why:
             why = "; ".join(self._why.values())
-            warnings.warn(f"Only {len(answer)} of {len(self.links)} hosts answer: {why}.", stacklevel=2)
+            say(f"Only {len(answer)} of {len(self.links)} hosts answer: {why}.")
 
     def _greet(self, link: RpycLink) -> None:
         """Connect; every host of a fleet has to hold what the others hold."""
@@ -204,7 +215,7 @@ class Fleet(Watched, Card):
         if any(getattr(link.info, name) != getattr(first, name) for name in _SERVED):
             link.rest()
             raise FingerprintMismatch(
-                f"it serves {_serves(link.info)}, {where} {_serves(first)}; start both with the same model and cuts."
+                f"it serves {serves(link.info)}, {where} {serves(first)}; start both with the same model and cuts."
             )
 
     def _somewhere(self, ask: Callable[[RpycLink], T]) -> tuple[RpycLink, T]:
@@ -225,12 +236,16 @@ class Fleet(Watched, Card):
             except LsplitError as error:
                 if greeted and not isinstance(error, HostUnavailable):  # its answer to what was asked
                     raise
+                if isinstance(error, Busy) and at == self._at and not leave:  # not lost: nobody else is shown more
+                    raise
                 failed.append(error)
-                self._why[at] = _reason(link, error)
-        refused = [type(error) for error in failed if not isinstance(error, HostUnavailable)]
+                self._why[at] = reason(link, error)
+        refused = [error for error in failed if not isinstance(error, HostUnavailable)]
         late = self._late or any(isinstance(error, HostTimeout) for error in failed)
         self._late, self._broke = set(), {}
-        raise (refused[0] if refused else HostTimeout if late else HostUnavailable)(self._all_failed())
+        if refused:
+            raise saying(soonest(refused), self._all_failed()) from None
+        raise HostTimeout(self._all_failed()) if late else HostUnavailable.nobody(self._all_failed())
 
     def _move(self, at: int) -> None:
         before, self._at = self._at, at
@@ -241,7 +256,7 @@ class Fleet(Watched, Card):
         if self._hook is not None:
             self._hook("moved", 0, 0)
         why = self._why.setdefault(before, f"{self.links[before].address} was left")
-        warnings.warn(f"{why}; going on at {self.address}, which is sent everything again.", stacklevel=2)
+        say(f"{why}; going on at {self.address}, which is sent everything again.")
 
     def _theirs(self, session: int) -> tuple[RpycLink, int]:
         found = self._sessions.get(session)
@@ -264,7 +279,7 @@ class Fleet(Watched, Card):
     def _lost(self, link: RpycLink, error: HostUnavailable) -> HostUnavailable:
         """Note that a step was lost with its host; the error to raise."""
         at = self.links.index(link)
-        self._why[at] = _reason(link, error)
+        self._why[at] = reason(link, error)
         if not isinstance(error, HostTimeout):
             self._broke[at] = self._broke.get(at, 0) + 1
             return error
@@ -278,13 +293,3 @@ class Fleet(Watched, Card):
     def _all_failed(self) -> str:
         why = [self._why.get(at, f"{link.address} was not asked") for at, link in enumerate(self.links)]
         return f"None of the {len(why)} hosts goes on: {'; '.join(why)}."
-
-
-def _reason(link: RpycLink, error: LsplitError) -> str:
-    """What is wrong with a host, as part of a sentence that names it."""
-    text = str(error).rstrip(".").replace("; ", ", ")  # a list of reasons has the semicolons
-    return text if link.address in text else f"{link.address}: {text}"
-
-
-def _serves(info: HostInfo) -> str:
-    return f"layers [{info.start}, {info.stop}) of {info.model} in {info.dtype}, fingerprint {info.fingerprint[:12]}"

@@ -9,6 +9,7 @@ _authenticate_and_serve_client, _serve_client.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 import traceback
@@ -47,6 +48,8 @@ CONFIG = dict.fromkeys(
     ),
     False,
 ) | {"close_catchall": True}
+
+_PLACE = re.compile(r" Place ([1-9][0-9]{0,8}) in its queue\.$")  # ends the text of a Busy that knows it
 
 # These describe one side's own sockets and disk: a peer has no business raising them, nor a path to tell.
 _HOME_ONLY = {"error", "host-unavailable", "host-timeout", "auth", "weights", "capture"}
@@ -219,7 +222,7 @@ class PrimitiveConnection(Connection):
             tell("request refused", client=self._client, request=request, code=val.code, why=safe_text(val))
             return (
                 val.code,
-                safe_text(val),
+                _text(val),
                 request,
                 _number(val),
             )
@@ -252,7 +255,8 @@ def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
     if cls is CacheMiss:
         error: LsplitError = CacheMiss(text, have)
     elif cls is Busy:
-        error = Busy(text, have / 1000)
+        place = _PLACE.search(text)
+        error = Busy(text, have / 1000, int(place[1]) if place else 0)
     elif cls is HostError:
         error = HostError(f"The host failed inside; its log has the details under request {request}.")
     elif cls is None:
@@ -261,6 +265,14 @@ def rebuild(code: str, text: str, request: str, have: int) -> LsplitError:
         error = cls(text)
     error.request_id = request
     return error
+
+
+def _text(error: LsplitError) -> str:
+    """The text that crosses with an error. A place in a queue goes with it, for a peer that knows four fields."""
+    if isinstance(error, Busy) and 0 < error.position < 10**9:
+        place = f" Place {error.position} in its queue."
+        return safe_text(str(error)[: 400 - len(place)]) + place
+    return safe_text(error)
 
 
 def _number(error: LsplitError) -> int:

@@ -34,13 +34,23 @@ _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONN
 
 
 class Full(PrimitiveService):
-    """What a host without a free place answers."""
+    """What a host without a free place for a peer answers; `mine`: as many as its name may have are open, 0: full."""
 
     WIRE_METHODS = frozenset({"hello"})
 
+    def __init__(self, mine: int) -> None:
+        self._mine = mine
+        self.why = "its name has its share of places" if mine else "no place is free"
+
     def exposed_hello(self, *args: object) -> None:
         """Busy, always."""
-        raise Busy(f"This host has no free place for you; try again in {RETRY_SECONDS:g} s.", RETRY_SECONDS)
+        again = f"try again in {RETRY_SECONDS:g} s."
+        if not self._mine:
+            raise Busy(f"This host has no free place for you; {again}", RETRY_SECONDS)
+        open_ = (
+            "1 connection under your name is" if self._mine == 1 else f"{self._mine} connections under your name are"
+        )
+        raise Busy(f"{open_} open, and this host allows no more: close one (lm.close()), or {again}", RETRY_SECONDS)
 
 
 class StrictServer(ThreadedServer):
@@ -136,15 +146,15 @@ class StrictServer(ThreadedServer):
                     socket.socket.shutdown(longest, socket.SHUT_RDWR)
             self._strangers[me] = sock
 
-    def _take_place(self, name: str) -> bool:
-        """Whether a peer may stay: there is a place, and others of the same name have not taken their share."""
+    def _take_place(self, name: str) -> Full | None:
+        """None when a peer may stay, else what it hears: there is no place, or its name has its share of them."""
         with self._counting:
-            mine = self._named[name] < self._max_each or name in (TOKEN, ANYONE)
-            place = mine and self._named.total() < self._max_clients
-            self._named[name] += place
-            if place:
-                self._strangers.pop(threading.get_ident(), None)
-            return place
+            mine = self._named[name] if name not in (TOKEN, ANYONE) else 0
+            if mine >= self._max_each or self._named.total() >= self._max_clients:
+                return Full(mine if mine >= self._max_each else 0)
+            self._named[name] += 1
+            self._strangers.pop(threading.get_ident(), None)
+            return None
 
     def _leave_place(self, name: str) -> None:
         with self._counting:
@@ -161,10 +171,11 @@ class StrictServer(ThreadedServer):
             channel, inside, name = LimitedChannel(stream, self._max_frame), stream.sock, safe_text(name)
             # Those without a certificate are told apart by connection.
             client = f"{name}/{next(_numbers)}" if name in (TOKEN, ANYONE) else name
-            who, place = {"client": client} | who, self._take_place(name)
-            if not place:
-                event, level, why = "turned away", logging.WARNING, "no place is free"
-                conn = connect_channel(channel, Full, dict(self.protocol_config))
+            who, full = {"client": client} | who, self._take_place(name)
+            place = full is None
+            if full is not None:
+                event, level, why = "turned away", logging.WARNING, full.why
+                conn = connect_channel(channel, full, dict(self.protocol_config))
                 conn.answer(self._door.seconds)
                 return
             if self._door.is_out(inside):  # between the handshake and now

@@ -19,7 +19,6 @@ from ..errors import (
     CacheMiss,
     CodecError,
     FrameError,
-    HostTimeout,
     HostUnavailable,
     LimitExceeded,
     LsplitError,
@@ -36,7 +35,6 @@ from .form import Packer
 from .picture_host import read_answer
 from .tensor_bytes import laid_out, layout_of
 
-TRIES = 3  # of a call whose session was lost
 Shape = tuple[int | None, ...]
 Asked = tuple[int, dict[str, Any], dict[str, list]]  # position in the run, tree of the call, how its tensors cross
 
@@ -85,7 +83,7 @@ class Far:
         No outputs: the host skipped the call, as its `skip` allowed.
         """
         before = self._flight[0].where.step - 1 if self._flight else self._number
-        tries, until = TRIES, None
+        retry = self.patience.call(self.link)
         while True:
             try:
                 fresh = self._open()
@@ -100,14 +98,9 @@ class Far:
                         [asked, *(ahead(asked) if self._worthwhile() else [])], replay=fresh and self._number > 0
                     )
                 return self._land(dtype, wanted)
-            except (CacheMiss, SessionUnknown, HostUnavailable) as lost:
-                self._lose(before, known=isinstance(lost, CacheMiss))
-                tries -= 1
-                if not tries or (isinstance(lost, HostTimeout) and not lost.elsewhere):
-                    raise
-            except Busy as busy:
-                self._lose(before, known=True)
-                until = self.patience.wait(busy, until, self.link)
+            except (Busy, CacheMiss, SessionUnknown, HostUnavailable) as error:
+                self._lose(before, known=isinstance(error, (Busy, CacheMiss)))
+                retry.after(error)
             except BaseException:
                 self._abandon()  # what the host kept of a refused call is not known: the next one begins anew
                 raise
@@ -146,7 +139,7 @@ class Far:
             if not self._flight:
                 self._drop()
             self._abandon()
-        self._session, self._number = None, 0
+        self._session, self._number, self.patience = None, 0, Patience()
         self._coders, self._past = [], []
 
     def _open(self) -> bool:

@@ -15,7 +15,6 @@ from ..errors import (
     Busy,
     CacheMiss,
     CodecError,
-    HostTimeout,
     HostUnavailable,
     LimitExceeded,
     SessionUnknown,
@@ -28,7 +27,6 @@ from ..wire.patience import Patience
 from ..wire.tap import Where
 from .call import Call
 
-TRIES = 3  # of a call whose session was lost
 Watcher = Callable[[Where, list[Sent], list[Sent], Exchange], None]
 
 
@@ -112,18 +110,14 @@ class Remote(nn.Module):
             raise
 
     def _deliver(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
-        tries, until = TRIES, None
+        retry = self.patience.call(self.link, slot)
         while True:
             try:
                 return self._send(slot, call, past)
-            except Busy as busy:
-                until = self.patience.wait(busy, until, self.link)
-            except (CacheMiss, SessionUnknown, HostUnavailable) as lost:  # what the host forgot is replayed
-                slot.sent, tries = 0, tries - 1
-                if not isinstance(lost, CacheMiss):
-                    slot.session = None
-                if not tries or (isinstance(lost, HostTimeout) and not lost.elsewhere):
-                    raise
+            except (Busy, CacheMiss, SessionUnknown, HostUnavailable) as error:
+                if not isinstance(error, Busy):  # what the host forgot is replayed
+                    slot.sent, slot.session = 0, slot.session if isinstance(error, CacheMiss) else None
+                retry.after(error)
 
     def _send(self, slot: RemoteSlot, call: Call, past: int) -> Tensor:
         link, end = self.link, slot.get_seq_length()

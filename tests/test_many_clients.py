@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from functools import cache
@@ -14,6 +15,7 @@ import lsplit_kit as lk
 from lsplit_kit import errors
 from lsplit_kit.models.partial import Held
 from lsplit_kit.models.toys import TOYS
+from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
@@ -341,6 +343,108 @@ def test_what_a_text_will_keep_is_known_before_it_is_decoded(name):
         run(base, vectors(4, width=width), held)
     real = sum(t.nbytes for layer in held.layers for t in (layer.keys, layer.values)) / 4
     assert real <= 4 * each(base) <= 4 * real
+
+
+def begun(first, rows, count=200, owner=""):
+    """A prompt in pieces under way on a connection of its own: (body, its session, the work)."""
+    body = first.fork()
+    body.owner = owner
+    number = body.open(TERMS)
+    draw = torch.Generator().manual_seed(rows)
+    return (
+        body,
+        number,
+        body.work(number, Step(0, 0, rows, count, torch.randn(rows, count, WIDTH, generator=draw).numpy().tobytes())),
+    )
+
+
+def crowd(**pool):
+    """The body of a host where two connections have sessions, so that prompts are computed in pieces."""
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(piece=16, **pool))
+    first.others = [first.fork() for _ in range(2)]
+    for body in first.others:
+        body.open(TERMS)
+    return first
+
+
+def held_of(asked):
+    return sum(body.sessions[number].size() for body, number, _ in asked)
+
+
+def test_the_limit_holds_while_prompts_are_under_way():
+    """Twenty big prompts in pieces at once: memory never holds more than it counts, nor counts more than its limit."""
+    first, asked, going, refused = crowd(limit=3_000_000), [], [], []
+    for _ in range(20):
+        one = begun(first, rows=4)
+        asked.append(one)
+        try:
+            next(one[2])
+            going.append(one)
+        except errors.Busy as busy:
+            refused.append(busy)
+        assert held_of(asked) <= first.pool.bytes <= first.pool.limit
+    assert going and refused and all(0 < busy.retry_after <= 5 for busy in refused)
+    assert first.pool.bytes > first.pool.limit / 2  # what is refused would not fit indeed
+    for body, number, work in going:
+        while body.sessions[number].have == 0:
+            with contextlib.suppress(StopIteration):
+                next(work)
+            assert held_of(asked) <= first.pool.bytes <= first.pool.limit
+    body, number, _ = asked[-1]  # refused before: now there is what can be forgotten
+    body.step(number, Step(0, 0, 4, 200, bytes(4 * 4 * 200 * WIDTH)))
+    assert first.pool.evictions == 1 and first.pool.bytes <= first.pool.limit
+
+
+def test_a_quota_holds_while_prompts_are_under_way():
+    first = crowd(quota=1_500_000)
+    mine, more, yours = (begun(first, 4, owner=owner) for owner in ("a", "a", "b"))
+    next(mine[2])
+    with pytest.raises(errors.Busy):
+        next(more[2])
+    next(yours[2])
+    mine[2].close()
+    assert first.pool.bytes == max(size for *_, size, _ in first.pool.held()) > 1_000_000
+
+
+def test_room_is_made_when_a_step_begins_and_only_for_one_that_can_have_it():
+    """Idle sessions give way at once, the longest idle first; where they are not enough, none gives way."""
+    size = one_session()
+    first = crowd(limit=8 * size)
+    (a, _), (b, second) = filled(first.pool, "a", 0), filled(first.pool, "b", 1)
+    big = begun(first, 3, 100)  # room for 3 x 128 positions, and the answer
+    next(big[2])
+    assert first.pool.evictions == 1 and a.sessions[1].have == 0 and b.sessions[second].have == 40
+    with pytest.raises(errors.Busy):
+        next(begun(first, 2, 100)[2])
+    assert first.pool.evictions == 1 and b.sessions[second].have == 40
+
+
+def test_one_client_alone_has_room_for_all_that_its_limit_takes():
+    """Its own earlier texts give way, and what it counts of its own is not counted twice."""
+    size = one_session()
+    body, number = filled(Pool(limit=size), "a", 0)
+    for seed in range(3):
+        body.step(body.open(TERMS), step_of(vectors(40, seed)))
+    body.step(number, step_of(vectors(40), number=1))
+    for start in range(40, 50):
+        body.step(number, step_of(vectors(1), start=start, number=start))
+    assert body.sessions[number].have == 50 and body.pool.bytes <= size
+
+
+def test_a_step_that_fails_gives_back_what_was_counted_for_it():
+    first = crowd()
+    for stop in (lambda work: work.close(), lambda work: work.throw(errors.CacheMiss("lost"))):
+        body, number, work = begun(first, 2)
+        next(work)
+        assert first.pool.bytes > 400_000
+        with contextlib.suppress(errors.CacheMiss):
+            stop(work)
+        assert first.pool.bytes == 0
+    body, number, work = begun(first, 2)
+    body.sessions[number].up = codec("int8:token")  # whose payload is shorter
+    with pytest.raises(errors.CodecError):
+        next(work)
+    assert first.pool.bytes == 0
 
 
 def test_sessions_that_end_are_counted_no_more():

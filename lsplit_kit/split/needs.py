@@ -19,12 +19,12 @@ _SCORES = 5  # float32 for each head and pair of positions, where attention writ
 _MASK = 16  # bytes for each pair of positions of a row, while a mask is made of several
 
 
-def kept(base: nn.Module, info: HostInfo, policy: str, positions: int) -> int:
-    """Bytes that a session of so many positions (all rows together) keeps, about."""
+def kept(base: nn.Module, info: HostInfo, policy: str, batch: int, positions: int) -> int:
+    """Bytes that a session of [batch, positions] keeps, and never more: keys and values have room for whole blocks."""
     size = getattr(torch, info.dtype).itemsize
     if policy == "kv":
-        return positions * each(base) * size
-    return positions * info.width * size if policy == "hidden" else 0
+        return batch * -(-positions // BLOCK) * BLOCK * each(base) * size
+    return batch * positions * info.width * size if policy == "hidden" else 0
 
 
 def each(base: nn.Module) -> int:

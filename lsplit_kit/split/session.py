@@ -130,11 +130,15 @@ class Body(Sessions[Session, Step]):
             raise FrameError(f"Of {step.tokens} positions the last {step.keep} cannot come down.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
-        check_work(self.base, self.info, step, session.policy != "kv")
-        positions = step.batch * (step.start + step.tokens)
-        self.pool.check(kept(self.base, self.info, session.policy, positions))
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
+        check_work(self.base, self.info, step, session.policy != "kv")
+        self.pool.reserve(session, self._kept(session, step))
+
+    def _kept(self, session: Session, step: Step) -> int:
+        """Bytes that the session has at the end of a step, its answer included."""
+        answer = session.down.payload_bytes((step.batch, step.keep or step.tokens, self.info.width))
+        return kept(self.base, self.info, session.policy, step.batch, step.start + step.tokens) + answer
 
     def _control(self, session: Session, step: Step) -> tuple[list[int] | None, list[int], Tensor | None]:
         for what, most in (("rows", step.batch), ("pads", step.batch), ("positions", step.batch * step.tokens)):

@@ -28,7 +28,8 @@ from lsplit_kit.split.plan import SplitPlan
 from lsplit_kit.split.pool import Pool
 from lsplit_kit.split.session import Body
 from lsplit_kit.split.together import Joint, forward, joinable, run
-from lsplit_kit.wire.message import Open, Step
+from lsplit_kit.split.whole import whole_text
+from lsplit_kit.wire.message import Open, Step, WholeStep, ints_to_wire
 
 TOKEN, TERMS, WIDTH = b"t" * 32, Open("kv", "fp32", "fp32"), 64
 TOGETHER = ("toy-llama", "toy-gpt2", "toy-mistral", "toy-gemma3", "toy-mixtral", "toy-granite", "toy-smollm3")
@@ -431,6 +432,23 @@ def test_one_client_alone_has_room_for_all_that_its_limit_takes():
     assert body.sessions[number].have == 50 and body.pool.bytes <= size
 
 
+def test_a_whole_models_reply_has_its_room_before_it_begins():
+    """An older one ends for the next; one too long for the limit is refused, and no token of it computed."""
+    body, terms = whole_text(model()), Open("token", "fp32", "fp32")
+    prompt = WholeStep(0, b'{"max_new_tokens": 20}', ints_to_wire([5, 6, 7, 8]))
+    body.step(body.open(terms), prompt)
+    body.pool, size = Pool(limit=body.pool.bytes), body.pool.bytes
+    first, second = body.open(terms), body.open(terms)
+    body.step(first, prompt)
+    assert body.step(second, prompt) and body.pool.bytes == size and first not in body.sessions
+    body.pool = Pool(limit=size - 1)
+    third = body.open(terms)
+    with pytest.raises(errors.LimitExceeded, match="remembers at most"):
+        body.step(third, prompt)
+    assert body.sessions[third].turn is None and body.pool.evictions == 0
+    body.sessions[second].end()
+
+
 def test_a_step_that_fails_gives_back_what_was_counted_for_it():
     first = crowd()
     for stop in (lambda work: work.close(), lambda work: work.throw(errors.CacheMiss("lost"))):
@@ -506,9 +524,16 @@ def tokens(lm, seed, count=12):
 
 @pytest.mark.parametrize(
     "sharing",
-    [Sharing(), Sharing(batch_window_ms=2.0), Sharing(memory_mb=0.1), Sharing(batch_window_ms=0.0, prefill_piece=4)],
-    ids=["usual", "together", "little memory", "together in pieces"],
+    [
+        Sharing(),
+        Sharing(batch_window_ms=2.0),
+        Sharing(memory_mb=0.1),
+        Sharing(batch_window_ms=0.0, prefill_piece=4),
+        Sharing(memory_mb=0.1, prefill_piece=4),
+    ],
+    ids=["usual", "together", "little memory", "together in pieces", "little memory in pieces"],
 )
+@pytest.mark.filterwarnings("ignore:The host is busy")
 def test_every_client_gets_the_unsplit_models_tokens(sharing):
     expected = {seed: tokens(model(), seed) for seed in range(5)}
     found = {}

@@ -273,6 +273,30 @@ def test_other_steps_are_computed_alone(what):
     assert first.joins(number, Step(1, 4, rows, new.shape[1], new.numpy().tobytes())) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "gather", "joins"), [("toy-llama", False, False), ("toy-llama", True, True), ("toy-falcon", True, False)]
+)
+def test_a_new_connection_waits_for_no_computation(name, gather, joins):
+    """Neither for one under way, nor for one of its own, whichever layers it asks for."""
+    held = Held(model(name), SplitPlan(1, 1))
+    held.pool = Pool(gather=gather)
+    service_of(held)
+    start, stop = held.info.holds
+    with held.pool.computing:
+        found = []
+        asking = threading.Thread(
+            target=lambda: found.extend((held.fork(), held.sub(start + 1, stop), held.sub(start, stop - 1))),
+            daemon=True,
+        )
+        asking.start()
+        asking.join(10)
+        assert len(found) == 3, "a new connection waits for the computation under way"
+    for body in found:
+        number = body.open(TERMS)
+        body.step(number, step_of(vectors(4)))
+        assert (body.joins(number, step_of(vectors(1), start=4, number=1)) is body.base) == joins
+
+
 # -- memory -----------------------------------------------------------------------------------------
 
 

@@ -46,19 +46,35 @@ class Session(Remembered):
 
 
 class Body(Sessions[Session, Step]):
-    """Decoder layers [start, stop) of a model, ready to answer steps; one computation at a time for all sessions."""
+    """Decoder layers [start, stop) of a model, ready to answer steps; one computation at a time for all sessions.
+
+    joins: whether several sessions can go on in one pass, as of another range of the same layers; None: not known.
+    """
 
     policies, message = POLICIES, Step
 
-    def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None) -> None:
+    def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None, joins: bool | None = None) -> None:
         super().__init__(info, pool)
-        self.base, self.dtype = base, getattr(torch, info.dtype)
-        with self.pool.computing:
-            self._gathers = self.pool.gather and joinable(base)
+        self.base, self.dtype, self._joins = base, getattr(torch, info.dtype), joins
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Try, once, whether several sessions can go on in one pass: a few forward passes, if the pool wants to know.
+
+        A host does so before it lets anybody in: afterwards a new connection waits for no computation.
+        """
+        if self.pool.gather and self._joins is None:
+            with self.pool.computing:
+                self._joins = joinable(self.base)
 
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return Body(self.base, self.info, self.pool)
+        return self.part(self.base, self.info)
+
+    def part(self, base: nn.Module, info: HostInfo) -> Body:
+        """A body of some of these layers, or all, with its own sessions; it can do together what this one can."""
+        self.prepare()
+        return Body(base, info, self.pool, self._joins)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The layers' tensors and the base's tables, by their names in the whole base class."""
@@ -88,7 +104,14 @@ class Body(Sessions[Session, Step]):
 
     def _one_further(self, s: Session, step: Step) -> bool:
         plain = step.batch == step.tokens == 1 and not (step.rows or step.positions)
-        return self._gathers and plain and 0 < step.start <= s.have and s.cache is not None and not any(s.pads)
+        return (
+            self.pool.gather
+            and bool(self._joins)
+            and plain
+            and 0 < step.start <= s.have
+            and s.cache is not None
+            and not any(s.pads)
+        )
 
     def _work(self, session: Session, step: Step) -> Work:
         """The down payload [B, T, d]."""

@@ -349,6 +349,35 @@ def test_a_session_over_the_limit_by_itself_is_refused_before_it_computes():
     body.step(number, step_of(vectors(1, 1), start=40, number=2))
 
 
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+@pytest.mark.parametrize("name", TOYS)
+def test_a_session_that_is_let_in_is_not_forgotten_for_its_own_size(name, policy):
+    """Whatever the limit, each step is refused beforehand or remembered, over the border of a block, too."""
+    info, refused = body_of(model(name), SplitPlan(1, 1)).info, []
+
+    def talk(limit):
+        body = Body(base_of(name), info, Pool(limit=limit))
+        number, have = body.open(Open(policy, "fp32", "fp32")), 0
+        for turn, count in enumerate((BLOCK - 1, 1, 1)):
+            start = 0 if policy == "none" else have
+            hidden = vectors(have + count - start, turn, info.width)
+            step = Step(turn, start, 1, hidden.shape[1], hidden.numpy().tobytes(), keep=1)
+            try:
+                body.step(number, step)
+            except errors.LimitExceeded:
+                refused.append(limit)
+                break
+            have += count
+            assert body.sessions[number].have == (0 if policy == "none" else have) and body.pool.evictions == 0
+        return body.pool.bytes
+
+    size = talk(1 << 30)
+    for limit in (size // 2, size - 1, size, 5 * size // 4, 8 * size):
+        assert talk(limit) <= limit
+    assert refused[:2] == [size // 2, size - 1] and 8 * size not in refused
+    assert size not in refused or name != "toy-llama"
+
+
 def test_what_is_idle_for_too_long_is_forgotten():
     pool = Pool(idle=0.05)
     filled(pool, "a", 0)

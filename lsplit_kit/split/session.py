@@ -161,7 +161,7 @@ class Body(Sessions[Session, Step]):
     def _kept(self, session: Session, step: Step) -> int:
         """Bytes that the session has at the end of a step, its answer included."""
         answer = session.down.payload_bytes((step.batch, step.keep or step.tokens, self.info.width))
-        return kept(self.base, self.info, session.policy, step.batch, step.start + step.tokens) + answer
+        return kept(self.base, self.info, session.policy, step.batch, step.start, step.tokens) + answer
 
     def _control(self, session: Session, step: Step) -> tuple[list[int] | None, list[int], Tensor | None]:
         for what, most in (("rows", step.batch), ("pads", step.batch), ("positions", step.batch * step.tokens)):

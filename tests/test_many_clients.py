@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, FalconConfig, GPTBigCodeConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import lsplit_kit as lk
@@ -32,6 +33,7 @@ from lsplit_kit.split.whole import whole_text
 from lsplit_kit.wire.message import Open, Step, WholeStep, ints_to_wire
 
 TOKEN, TERMS, WIDTH = b"t" * 32, Open("kv", "fp32", "fp32"), 64
+SMALL = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 8}
 TOGETHER = ("toy-llama", "toy-gpt2", "toy-mistral", "toy-gemma3", "toy-mixtral", "toy-granite", "toy-smollm3")
 ALONE = ("toy-gemma2", "toy-bloom", "toy-gptj", "toy-falcon")
 
@@ -388,15 +390,31 @@ def test_what_is_idle_for_too_long_is_forgotten():
     assert pool.evictions == 1 and pool.bytes == 0
 
 
+def numbers_of(base, width):
+    """Numbers that each of four positions really adds to keys and values."""
+    held = growing_cache(base.config)
+    with torch.inference_mode():
+        run(base, vectors(4, width=width), held)
+    return sum(t.numel() for layer in held.layers for t in (layer.keys, layer.values)) / 4
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_what_a_text_will_keep_is_known_before_it_is_decoded(name):
     """Never less than what its keys and values take, room to grow apart, and no more than four times that."""
     base, width = base_of(name), model(name).config.hidden_size
-    held = growing_cache(base.config)
-    with torch.inference_mode():
-        run(base, vectors(4, width=width), held)
-    real = sum(t.nbytes for layer in held.layers for t in (layer.keys, layer.values)) / 4
-    assert real <= 4 * each(base) <= 4 * real
+    assert numbers_of(base, width) <= each(base) <= 4 * numbers_of(base, width)
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [(FalconConfig(**SMALL), 1), (FalconConfig(**SMALL, multi_query=False), 8),
+     (FalconConfig(**SMALL, new_decoder_architecture=True, num_kv_heads=2), 8),
+     (GPTBigCodeConfig(vocab_size=64, n_embd=64, n_layer=4, n_head=8, n_positions=64), 1)],
+    ids=["falcon, one head of keys", "falcon, all heads", "falcon, new", "bigcode"],
+)  # fmt: skip
+def test_heads_that_share_their_keys_are_counted_once(config, heads):
+    base = body_of(AutoModelForCausalLM.from_config(config).eval(), SplitPlan(1, 1)).base
+    assert each(base) == numbers_of(base, 64) == 2 * 2 * heads * 8
 
 
 def begun(first, rows, count=200, owner=""):

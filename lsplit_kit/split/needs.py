@@ -36,7 +36,10 @@ def each(base: nn.Module) -> int:
     """Numbers that one position adds to the keys and values of all layers, as the model's configuration has it."""
     config: Any = base.config
     heads, wide = _heads(base)
-    return 2 * len(_layers(base)) * wide * (getattr(config, "num_key_value_heads", None) or heads)
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        kept = 1  # newer Falcons copy keys and values for every head before they keep them
+    return 2 * len(_layers(base)) * wide * kept
 
 
 def working(base: nn.Module, info: HostInfo, batch: int, new: int, past: int = 0, masked: bool = False) -> int:

@@ -299,6 +299,45 @@ def test_a_new_connection_waits_for_no_computation(name, gather, joins):
         assert (body.joins(number, step_of(vectors(1), start=4, number=1)) is body.base) == joins
 
 
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+@pytest.mark.parametrize("name", TOYS)
+def test_a_long_step_in_pieces_gives_what_it_gives_at_once(name, policy):
+    """Whatever is remembered, others come in between; and where a rollback, or none, takes all from the beginning."""
+    info, answers = body_of(model(name), SplitPlan(1, 1)).info, {}
+    for piece in (0, 16):
+        first = Body(base_of(name), info, Pool(piece=piece))
+        others = [first.fork() for _ in range(2)]
+        numbers = [body.open(Open(policy, "fp32", "fp32")) for body in others]
+        for turn, (start, stop) in enumerate(((0, 40), (0 if policy == "none" else 40, 60))):
+            step = step_of(vectors(60, width=info.width)[:, start:stop].contiguous(), start, turn)
+            work, between = others[0].work(numbers[0], step), 0
+            try:
+                while True:
+                    next(work)
+                    between += 1
+            except StopIteration as done:
+                answers.setdefault((start, stop), []).append(tensor(done.value))
+            computed = stop - (0 if policy != "kv" else start)
+            assert between == (-(-computed // piece) - 1 if piece else 0)
+        assert first.pool.bytes == others[0].sessions[numbers[0]].size()
+    for once, pieces in answers.values():
+        torch.testing.assert_close(pieces, once, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "quota", "between"), [(300_000, None, 0), (1 << 30, 300_000, 0), (1 << 30, None, 3)])
+def test_keys_that_are_thrown_away_make_nobody_forget(limit, quota, between):
+    """Where no memory is left for them, a step without a cache is computed at once."""
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(limit, quota, piece=16))
+    for seed in range(3):
+        body = first.fork()
+        number = body.open(TERMS)
+        body.step(number, step_of(vectors(40, seed)))
+    body = first.fork()
+    number = body.open(Open("none", "fp32", "fp32"))
+    assert sum(1 for _ in body.work(number, step_of(vectors(64)))) == between
+    assert first.pool.evictions == 0
+
+
 # -- memory -----------------------------------------------------------------------------------------
 
 
@@ -622,6 +661,29 @@ def test_every_client_gets_the_unsplit_models_tokens(sharing):
         pool = host.body.pool
         assert found == expected and pool.bytes <= pool.limit
         assert (pool.evictions > 0) == (sharing.memory_mb == 0.1)
+
+
+@pytest.mark.parametrize("policy", ["hidden", "none"])
+def test_without_keys_and_values_tokens_are_the_unsplit_models_too(policy):
+    """Clients that have all computed anew at every token, in pieces, beside each other."""
+    expected, found = {seed: tokens(model(), seed) for seed in range(3)}, {}
+    with Class(Sharing(prefill_piece=4)) as host:
+
+        def study(seed):
+            with host.link() as link:
+                lm = lk.split(model(), head=1, tail=1, body=link, cache=policy)
+                found[seed] = tokens(lm, seed)
+                ids = torch.tensor([found[seed]])
+                assert (lm(ids).logits - model()(ids).logits).abs().max() <= 2e-4
+                done.append(seed)
+
+        done = []
+        threads = [threading.Thread(target=study, args=(seed,)) for seed in expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == expected and sorted(done) == sorted(expected)
 
 
 def test_sessions_end_with_their_connection():

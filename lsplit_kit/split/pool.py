@@ -117,6 +117,15 @@ class Pool:
             self._grow(place, size - place.size)
             self._make_room(place.home.owner)
 
+    def spare(self, session: Remembered, size: int) -> bool:
+        """Count so many bytes more until a step under way ends; False, and none, where nobody's limit has them left."""
+        with self._mutex:
+            place = self._places.get(session)
+            if place is None or self.bytes + size > self.limit or self._own(place.home.owner) + size > self.quota:
+                return False
+            self._grow(place, size)
+            return True
+
     def answered(self, found: bool, codec: float, computing: float) -> None:
         """Count a step that was answered, its seconds, and whether it found what its session remembers."""
         with self._mutex:
@@ -176,8 +185,11 @@ class Pool:
         if session in self._places:
             self._grow(place, session.size() - place.size)
 
+    def _own(self, owner: str) -> int:
+        return sum(p.size for p in self._places.values() if p.home.owner == owner)
+
     def _make_room(self, owner: str) -> None:
-        own = sum(p.size for p in self._places.values() if p.home.owner == owner)
+        own = self._own(owner)
         for session, place in list(self._places.items()):
             over, mine = self.bytes > self.limit, own > self.quota and place.home.owner == owner
             if place.busy or not place.size or not (over or mine):

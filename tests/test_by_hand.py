@@ -49,7 +49,7 @@ def test_a_server_that_is_gone_answers_nothing():
         assert line.ask(b"\0\0\0\2\0\1\x51\n") == b""
 
 
-@pytest.mark.parametrize(("limit", "quota"), [(200_000, 500_000), (500_000, 100_000), (200_000, 100_000)])
+@pytest.mark.parametrize(("limit", "quota"), [(200_000, 500_000), (500_000, 140_000), (200_000, 140_000)])
 def test_the_rule_that_the_check_asks_for_is_the_pools(limit, quota):
     toy, held = load_body("toy-llama", 2, 2), []
     for pool in (Pool(limit, quota), OwnRule(forgotten, limit, quota)):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from functools import cache
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, FalconConfig, GPTBigCodeConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import lsplit_kit as lk
 from lsplit_kit import errors
 from lsplit_kit.models.partial import Held
 from lsplit_kit.models.toys import TOYS
+from lsplit_kit.quantization import codec
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
@@ -26,9 +29,11 @@ from lsplit_kit.split.plan import SplitPlan
 from lsplit_kit.split.pool import Pool
 from lsplit_kit.split.session import Body
 from lsplit_kit.split.together import Joint, forward, joinable, run
-from lsplit_kit.wire.message import Open, Step
+from lsplit_kit.split.whole import whole_text
+from lsplit_kit.wire.message import Open, Step, WholeStep, ints_to_wire
 
 TOKEN, TERMS, WIDTH = b"t" * 32, Open("kv", "fp32", "fp32"), 64
+SMALL = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 8}
 TOGETHER = ("toy-llama", "toy-gpt2", "toy-mistral", "toy-gemma3", "toy-mixtral", "toy-granite", "toy-smollm3")
 ALONE = ("toy-gemma2", "toy-bloom", "toy-gptj", "toy-falcon")
 
@@ -270,6 +275,69 @@ def test_other_steps_are_computed_alone(what):
     assert first.joins(number, Step(1, 4, rows, new.shape[1], new.numpy().tobytes())) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "gather", "joins"), [("toy-llama", False, False), ("toy-llama", True, True), ("toy-falcon", True, False)]
+)
+def test_a_new_connection_waits_for_no_computation(name, gather, joins):
+    """Neither for one under way, nor for one of its own, whichever layers it asks for."""
+    held = Held(model(name), SplitPlan(1, 1))
+    held.pool = Pool(gather=gather)
+    service_of(held)
+    start, stop = held.info.holds
+    with held.pool.computing:
+        found = []
+        asking = threading.Thread(
+            target=lambda: found.extend((held.fork(), held.sub(start + 1, stop), held.sub(start, stop - 1))),
+            daemon=True,
+        )
+        asking.start()
+        asking.join(10)
+        assert len(found) == 3, "a new connection waits for the computation under way"
+    for body in found:
+        number = body.open(TERMS)
+        body.step(number, step_of(vectors(4)))
+        assert (body.joins(number, step_of(vectors(1), start=4, number=1)) is body.base) == joins
+
+
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+@pytest.mark.parametrize("name", TOYS)
+def test_a_long_step_in_pieces_gives_what_it_gives_at_once(name, policy):
+    """Whatever is remembered, others come in between; and where a rollback, or none, takes all from the beginning."""
+    info, answers = body_of(model(name), SplitPlan(1, 1)).info, {}
+    for piece in (0, 16):
+        first = Body(base_of(name), info, Pool(piece=piece))
+        others = [first.fork() for _ in range(2)]
+        numbers = [body.open(Open(policy, "fp32", "fp32")) for body in others]
+        for turn, (start, stop) in enumerate(((0, 40), (0 if policy == "none" else 40, 60))):
+            step = step_of(vectors(60, width=info.width)[:, start:stop].contiguous(), start, turn)
+            work, between = others[0].work(numbers[0], step), 0
+            try:
+                while True:
+                    next(work)
+                    between += 1
+            except StopIteration as done:
+                answers.setdefault((start, stop), []).append(tensor(done.value))
+            computed = stop - (0 if policy != "kv" else start)
+            assert between == (-(-computed // piece) - 1 if piece else 0)
+        assert first.pool.bytes == others[0].sessions[numbers[0]].size()
+    for once, pieces in answers.values():
+        torch.testing.assert_close(pieces, once, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "quota", "between"), [(300_000, None, 0), (1 << 30, 300_000, 0), (1 << 30, None, 3)])
+def test_keys_that_are_thrown_away_make_nobody_forget(limit, quota, between):
+    """Where no memory is left for them, a step without a cache is computed at once."""
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(limit, quota, piece=16))
+    for seed in range(3):
+        body = first.fork()
+        number = body.open(TERMS)
+        body.step(number, step_of(vectors(40, seed)))
+    body = first.fork()
+    number = body.open(Open("none", "fp32", "fp32"))
+    assert sum(1 for _ in body.work(number, step_of(vectors(64)))) == between
+    assert first.pool.evictions == 0
+
+
 # -- memory -----------------------------------------------------------------------------------------
 
 
@@ -322,6 +390,35 @@ def test_a_session_over_the_limit_by_itself_is_refused_before_it_computes():
     body.step(number, step_of(vectors(1, 1), start=40, number=2))
 
 
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+@pytest.mark.parametrize("name", TOYS)
+def test_a_session_that_is_let_in_is_not_forgotten_for_its_own_size(name, policy):
+    """Whatever the limit, each step is refused beforehand or remembered, over the border of a block, too."""
+    info, refused = body_of(model(name), SplitPlan(1, 1)).info, []
+
+    def talk(limit):
+        body = Body(base_of(name), info, Pool(limit=limit))
+        number, have = body.open(Open(policy, "fp32", "fp32")), 0
+        for turn, count in enumerate((BLOCK - 1, 1, 1)):
+            start = 0 if policy == "none" else have
+            hidden = vectors(have + count - start, turn, info.width)
+            step = Step(turn, start, 1, hidden.shape[1], hidden.numpy().tobytes(), keep=1)
+            try:
+                body.step(number, step)
+            except errors.LimitExceeded:
+                refused.append(limit)
+                break
+            have += count
+            assert body.sessions[number].have == (0 if policy == "none" else have) and body.pool.evictions == 0
+        return body.pool.bytes
+
+    size = talk(1 << 30)
+    for limit in (size // 2, size - 1, size, 5 * size // 4, 8 * size):
+        assert talk(limit) <= limit
+    assert refused[:2] == [size // 2, size - 1] and 8 * size not in refused
+    assert size not in refused or name != "toy-llama"
+
+
 def test_what_is_idle_for_too_long_is_forgotten():
     pool = Pool(idle=0.05)
     filled(pool, "a", 0)
@@ -332,15 +429,150 @@ def test_what_is_idle_for_too_long_is_forgotten():
     assert pool.evictions == 1 and pool.bytes == 0
 
 
+def numbers_of(base, width):
+    """Numbers that each of four positions really adds to keys and values."""
+    held = growing_cache(base.config)
+    with torch.inference_mode():
+        run(base, vectors(4, width=width), held)
+    return sum(t.numel() for layer in held.layers for t in (layer.keys, layer.values)) / 4
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_what_a_text_will_keep_is_known_before_it_is_decoded(name):
     """Never less than what its keys and values take, room to grow apart, and no more than four times that."""
     base, width = base_of(name), model(name).config.hidden_size
-    held = growing_cache(base.config)
-    with torch.inference_mode():
-        run(base, vectors(4, width=width), held)
-    real = sum(t.nbytes for layer in held.layers for t in (layer.keys, layer.values)) / 4
-    assert real <= 4 * each(base) <= 4 * real
+    assert numbers_of(base, width) <= each(base) <= 4 * numbers_of(base, width)
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [(FalconConfig(**SMALL), 1), (FalconConfig(**SMALL, multi_query=False), 8),
+     (FalconConfig(**SMALL, new_decoder_architecture=True, num_kv_heads=2), 8),
+     (GPTBigCodeConfig(vocab_size=64, n_embd=64, n_layer=4, n_head=8, n_positions=64), 1)],
+    ids=["falcon, one head of keys", "falcon, all heads", "falcon, new", "bigcode"],
+)  # fmt: skip
+def test_heads_that_share_their_keys_are_counted_once(config, heads):
+    base = body_of(AutoModelForCausalLM.from_config(config).eval(), SplitPlan(1, 1)).base
+    assert each(base) == numbers_of(base, 64) == 2 * 2 * heads * 8
+
+
+def begun(first, rows, count=200, owner=""):
+    """A prompt in pieces under way on a connection of its own: (body, its session, the work)."""
+    body = first.fork()
+    body.owner = owner
+    number = body.open(TERMS)
+    draw = torch.Generator().manual_seed(rows)
+    return (
+        body,
+        number,
+        body.work(number, Step(0, 0, rows, count, torch.randn(rows, count, WIDTH, generator=draw).numpy().tobytes())),
+    )
+
+
+def crowd(**pool):
+    """The body of a host where two connections have sessions, so that prompts are computed in pieces."""
+    first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(piece=16, **pool))
+    first.others = [first.fork() for _ in range(2)]
+    for body in first.others:
+        body.open(TERMS)
+    return first
+
+
+def held_of(asked):
+    return sum(body.sessions[number].size() for body, number, _ in asked)
+
+
+def test_the_limit_holds_while_prompts_are_under_way():
+    """Twenty big prompts in pieces at once: memory never holds more than it counts, nor counts more than its limit."""
+    first, asked, going, refused = crowd(limit=3_000_000), [], [], []
+    for _ in range(20):
+        one = begun(first, rows=4)
+        asked.append(one)
+        try:
+            next(one[2])
+            going.append(one)
+        except errors.Busy as busy:
+            refused.append(busy)
+        assert held_of(asked) <= first.pool.bytes <= first.pool.limit
+    assert going and refused and all(0 < busy.retry_after <= 5 for busy in refused)
+    assert first.pool.bytes > first.pool.limit / 2  # what is refused would not fit indeed
+    for body, number, work in going:
+        while body.sessions[number].have == 0:
+            with contextlib.suppress(StopIteration):
+                next(work)
+            assert held_of(asked) <= first.pool.bytes <= first.pool.limit
+    body, number, _ = asked[-1]  # refused before: now there is what can be forgotten
+    body.step(number, Step(0, 0, 4, 200, bytes(4 * 4 * 200 * WIDTH)))
+    assert first.pool.evictions == 1 and first.pool.bytes <= first.pool.limit
+
+
+def test_a_quota_holds_while_prompts_are_under_way():
+    first = crowd(quota=1_500_000)
+    mine, more, yours = (begun(first, 4, owner=owner) for owner in ("a", "a", "b"))
+    next(mine[2])
+    with pytest.raises(errors.Busy):
+        next(more[2])
+    next(yours[2])
+    mine[2].close()
+    assert first.pool.bytes == max(size for *_, size, _ in first.pool.held()) > 1_000_000
+
+
+def test_room_is_made_when_a_step_begins_and_only_for_one_that_can_have_it():
+    """Idle sessions give way at once, the longest idle first; where they are not enough, none gives way."""
+    size = one_session()
+    first = crowd(limit=8 * size)
+    (a, _), (b, second) = filled(first.pool, "a", 0), filled(first.pool, "b", 1)
+    big = begun(first, 3, 100)  # room for 3 x 128 positions, and the answer
+    next(big[2])
+    assert first.pool.evictions == 1 and a.sessions[1].have == 0 and b.sessions[second].have == 40
+    with pytest.raises(errors.Busy):
+        next(begun(first, 2, 100)[2])
+    assert first.pool.evictions == 1 and b.sessions[second].have == 40
+
+
+def test_one_client_alone_has_room_for_all_that_its_limit_takes():
+    """Its own earlier texts give way, and what it counts of its own is not counted twice."""
+    size = one_session()
+    body, number = filled(Pool(limit=size), "a", 0)
+    for seed in range(3):
+        body.step(body.open(TERMS), step_of(vectors(40, seed)))
+    body.step(number, step_of(vectors(40), number=1))
+    for start in range(40, 50):
+        body.step(number, step_of(vectors(1), start=start, number=start))
+    assert body.sessions[number].have == 50 and body.pool.bytes <= size
+
+
+def test_a_whole_models_reply_has_its_room_before_it_begins():
+    """An older one ends for the next; one too long for the limit is refused, and no token of it computed."""
+    body, terms = whole_text(model()), Open("token", "fp32", "fp32")
+    prompt = WholeStep(0, b'{"max_new_tokens": 20}', ints_to_wire([5, 6, 7, 8]))
+    body.step(body.open(terms), prompt)
+    body.pool, size = Pool(limit=body.pool.bytes), body.pool.bytes
+    first, second = body.open(terms), body.open(terms)
+    body.step(first, prompt)
+    assert body.step(second, prompt) and body.pool.bytes == size and first not in body.sessions
+    body.pool = Pool(limit=size - 1)
+    third = body.open(terms)
+    with pytest.raises(errors.LimitExceeded, match="remembers at most"):
+        body.step(third, prompt)
+    assert body.sessions[third].turn is None and body.pool.evictions == 0
+    body.sessions[second].end()
+
+
+def test_a_step_that_fails_gives_back_what_was_counted_for_it():
+    first = crowd()
+    for stop in (lambda work: work.close(), lambda work: work.throw(errors.CacheMiss("lost"))):
+        body, number, work = begun(first, 2)
+        next(work)
+        assert first.pool.bytes > 400_000
+        with contextlib.suppress(errors.CacheMiss):
+            stop(work)
+        assert first.pool.bytes == 0
+    body, number, work = begun(first, 2)
+    body.sessions[number].up = codec("int8:token")  # whose payload is shorter
+    with pytest.raises(errors.CodecError):
+        next(work)
+    assert first.pool.bytes == 0
 
 
 def test_sessions_that_end_are_counted_no_more():
@@ -402,9 +634,16 @@ def tokens(lm, seed, count=12):
 
 @pytest.mark.parametrize(
     "sharing",
-    [Sharing(), Sharing(batch_window_ms=2.0), Sharing(memory_mb=0.1), Sharing(batch_window_ms=0.0, prefill_piece=4)],
-    ids=["usual", "together", "little memory", "together in pieces"],
+    [
+        Sharing(),
+        Sharing(batch_window_ms=2.0),
+        Sharing(memory_mb=0.1),
+        Sharing(batch_window_ms=0.0, prefill_piece=4),
+        Sharing(memory_mb=0.1, prefill_piece=4),
+    ],
+    ids=["usual", "together", "little memory", "together in pieces", "little memory in pieces"],
 )
+@pytest.mark.filterwarnings("ignore:The host is busy")
 def test_every_client_gets_the_unsplit_models_tokens(sharing):
     expected = {seed: tokens(model(), seed) for seed in range(5)}
     found = {}
@@ -422,6 +661,29 @@ def test_every_client_gets_the_unsplit_models_tokens(sharing):
         pool = host.body.pool
         assert found == expected and pool.bytes <= pool.limit
         assert (pool.evictions > 0) == (sharing.memory_mb == 0.1)
+
+
+@pytest.mark.parametrize("policy", ["hidden", "none"])
+def test_without_keys_and_values_tokens_are_the_unsplit_models_too(policy):
+    """Clients that have all computed anew at every token, in pieces, beside each other."""
+    expected, found = {seed: tokens(model(), seed) for seed in range(3)}, {}
+    with Class(Sharing(prefill_piece=4)) as host:
+
+        def study(seed):
+            with host.link() as link:
+                lm = lk.split(model(), head=1, tail=1, body=link, cache=policy)
+                found[seed] = tokens(lm, seed)
+                ids = torch.tensor([found[seed]])
+                assert (lm(ids).logits - model()(ids).logits).abs().max() <= 2e-4
+                done.append(seed)
+
+        done = []
+        threads = [threading.Thread(target=study, args=(seed,)) for seed in expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == expected and sorted(done) == sorted(expected)
 
 
 def test_sessions_end_with_their_connection():

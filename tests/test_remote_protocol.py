@@ -73,6 +73,9 @@ class StubBody:
         self.parts = []
         self.pool, self.owner = Pool(), ""
 
+    def prepare(self):
+        pass
+
     def fork(self):
         return self.sub(self.info.start, self.info.stop)
 

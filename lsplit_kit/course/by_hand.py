@@ -23,6 +23,7 @@ from ..remote.host import Host, _stop
 from ..remote.stream import FastStream
 from ..remote.token import MAGIC, find_token, prove_to_host
 from ..split.pool import Pool
+from ..split.sessions import Remembered
 
 # The child's whole program: the learner's text, then listen, say at which port, and end when our end of stdin closes.
 _CHILD = """
@@ -201,6 +202,10 @@ class OwnRule(Pool):
     def __init__(self, rule: Callable[..., Any], limit: int, quota: int) -> None:
         super().__init__(limit, quota)
         self.rule = rule
+
+    def reserve(self, session: Remembered, size: int) -> None:
+        """Nobody forgets before a step: the rule is asked after it."""
+        self.check(size)
 
     def _make_room(self, owner: str) -> None:
         now, named = time.monotonic(), dict(zip(map(str, range(len(self._places))), self._places, strict=True))

@@ -120,7 +120,7 @@ class Held(Body):
                     self._parts.pop(next(iter(self._parts)))
                 self._parts[start, stop] = body_of(self.model, SplitPlan(start, layer_prefix(self.model)[1] - stop))
             part = self._parts[start, stop]
-        return Body(part.base, part.info._replace(holds=self.info.holds), self.pool)
+        return self.part(part.base, part.info._replace(holds=self.info.holds))
 
 
 def body_digests(tensors: TensorFolder, away: tuple[str, ...], dtype: torch.dtype) -> dict[str, str]:

@@ -31,6 +31,9 @@ class HeldBody(BodyHost, Protocol):
     owner: str
     pool: Pool
 
+    def prepare(self) -> None:
+        """Find out whatever needs a computation, before the first client comes."""
+
     def fork(self) -> HeldBody:
         """Return the same body with its own sessions."""
 
@@ -185,7 +188,8 @@ class BodyService(PrimitiveService):
 
 
 def service_of(body: HeldBody, turns: Turns | None = None) -> type[BodyService]:
-    """Return the service class that serves this body, with fresh sessions for every connection."""
+    """Return the service class that serves this body, made ready, with fresh sessions for every connection."""
+    body.prepare()
     turns = turns or Turns(body.pool)
     return type("BodyService", (BodyService,), {"body": body, "turns": turns, "watch": Watch(body, turns)})
 

@@ -12,26 +12,34 @@ from torch import nn
 
 from ..errors import LimitExceeded
 from ..wire.message import HostInfo, Step
-from .blocks import BLOCK
+from .blocks import BLOCK, growing_cache
 
 MAX_WORK = 4 << 30  # bytes of one step while it is computed: a bound, the real ones are about half of it
 _SCORES = 5  # float32 for each head and pair of positions, where attention writes its scores down
 _MASK = 16  # bytes for each pair of positions of a row, while a mask is made of several
 
 
-def kept(base: nn.Module, info: HostInfo, policy: str, positions: int) -> int:
-    """Bytes that a session of so many positions (all rows together) keeps, about."""
+def kept(base: nn.Module, info: HostInfo, policy: str, batch: int, start: int, new: int) -> int:
+    """Bytes that a session keeps after [batch, new] positions behind `start` others, and never more.
+
+    Keys and values have room for whole blocks. A layer with a window holds on to what it saw in the last step.
+    """
     size = getattr(torch, info.dtype).itemsize
     if policy == "kv":
-        return positions * each(base) * size
-    return positions * info.width * size if policy == "hidden" else 0
+        whole = -(-(start + new) // BLOCK) * BLOCK
+        places = sum(whole if window is None else min(start, window - 1) + new for window in _windows(base))
+        return batch * places * (each(base) // len(_layers(base))) * size
+    return batch * (start + new) * info.width * size if policy == "hidden" else 0
 
 
 def each(base: nn.Module) -> int:
     """Numbers that one position adds to the keys and values of all layers, as the model's configuration has it."""
     config: Any = base.config
     heads, wide = _heads(base)
-    return 2 * len(_layers(base)) * wide * (getattr(config, "num_key_value_heads", None) or heads)
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        kept = 1  # newer Falcons copy keys and values for every head before they keep them
+    return 2 * len(_layers(base)) * wide * kept
 
 
 def working(base: nn.Module, info: HostInfo, batch: int, new: int, past: int = 0, masked: bool = False) -> int:
@@ -57,6 +65,15 @@ def working(base: nn.Module, info: HostInfo, batch: int, new: int, past: int = 0
 
 def _layers(base: nn.Module) -> nn.ModuleList:
     return next(m for m in base.children() if isinstance(m, nn.ModuleList))
+
+
+def _windows(base: nn.Module) -> list[int | None]:
+    """How many positions each layer's attention looks back at, itself included; None: all."""
+    if "lsplit_windows" not in base.__dict__:
+        config: Any = base.config
+        found = [getattr(layer, "sliding_window", None) for layer in growing_cache(config).layers]
+        base.__dict__["lsplit_windows"] = found or [None] * len(_layers(base))
+    return base.__dict__["lsplit_windows"]
 
 
 def _heads(base: nn.Module) -> tuple[int, int]:

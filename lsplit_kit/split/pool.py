@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import LimitExceeded, SessionUnknown
+from ..errors import Busy, LimitExceeded, SessionUnknown
 from ..wire.events import tell
 from ..wire.watch import STAGES
 from .telling import Spent
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 2 << 30
 MAX_BROUGHT = 256 << 20  # bytes of the calibrations that all clients brought
+AGAIN = (0.1, 5.0)  # seconds, least and most, after which to ask a host again that had no memory for a step
 
 
 @dataclass(eq=False)
 class Place:
-    """One session's part of the memory: whose it is, its bytes, when it was used last, whether a step is under way."""
+    """One session's part of the memory: whose it is, its bytes, when it was used last, whether a step is under way.
+
+    While one is, size is what the session will have at its end, if that is more than it has.
+    """
 
     home: Sessions
     number: int
@@ -95,6 +99,33 @@ class Pool:
                 "use a shorter text or fewer rows."
             )
 
+    def reserve(self, session: Remembered, size: int) -> None:
+        """Count the `size` bytes that a step under way ends with from now on, and make room for them.
+
+        Raises LimitExceeded as `check`, and Busy where all that could be forgotten is not enough: the rest belongs to
+        other steps under way.
+        """
+        self.check(size)
+        with self._mutex:
+            place = self._places.get(session)
+            if place is None or size <= place.size:
+                return
+            under_way = [p for p in self._places.values() if p.busy and p is not place]
+            own = sum(p.size for p in under_way if p.home.owner == place.home.owner)
+            if size + own > self.quota or size + sum(p.size for p in under_way) > self.limit:
+                raise self._full(len(under_way))
+            self._grow(place, size - place.size)
+            self._make_room(place.home.owner)
+
+    def spare(self, session: Remembered, size: int) -> bool:
+        """Count so many bytes more until a step under way ends; False, and none, where nobody's limit has them left."""
+        with self._mutex:
+            place = self._places.get(session)
+            if place is None or self.bytes + size > self.limit or self._own(place.home.owner) + size > self.quota:
+                return False
+            self._grow(place, size)
+            return True
+
     def answered(self, found: bool, codec: float, computing: float) -> None:
         """Count a step that was answered, its seconds, and whether it found what its session remembers."""
         with self._mutex:
@@ -140,14 +171,25 @@ class Pool:
             now = time.monotonic()
             return [(p.home.owner, p.number, p.size, now - p.used) for p in self._places.values()]
 
+    def _full(self, count: int) -> Busy:
+        least, most = AGAIN
+        wait = min(most, max((least, *self.spent["computing"].recent)))  # as long as the longest of the last steps
+        steps = "1 step" if count == 1 else f"{count} steps"
+        return Busy(f"The memory of this host is taken by {steps} under way; try again in {wait:.1f} s.", wait)
+
+    def _grow(self, place: Place, size: int) -> None:
+        place.size += size
+        self.bytes += size
+
     def _weigh(self, session: Remembered, place: Place) -> None:
         if session in self._places:
-            size = session.size()
-            self.bytes += size - place.size
-            place.size = size
+            self._grow(place, session.size() - place.size)
+
+    def _own(self, owner: str) -> int:
+        return sum(p.size for p in self._places.values() if p.home.owner == owner)
 
     def _make_room(self, owner: str) -> None:
-        own = sum(p.size for p in self._places.values() if p.home.owner == owner)
+        own = self._own(owner)
         for session, place in list(self._places.items()):
             over, mine = self.bytes > self.limit, own > self.quota and place.home.owner == owner
             if place.busy or not place.size or not (over or mine):

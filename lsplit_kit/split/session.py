@@ -46,19 +46,35 @@ class Session(Remembered):
 
 
 class Body(Sessions[Session, Step]):
-    """Decoder layers [start, stop) of a model, ready to answer steps; one computation at a time for all sessions."""
+    """Decoder layers [start, stop) of a model, ready to answer steps; one computation at a time for all sessions.
+
+    joins: whether several sessions can go on in one pass, as of another range of the same layers; None: not known.
+    """
 
     policies, message = POLICIES, Step
 
-    def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None) -> None:
+    def __init__(self, base: nn.Module, info: HostInfo, pool: Pool | None = None, joins: bool | None = None) -> None:
         super().__init__(info, pool)
-        self.base, self.dtype = base, getattr(torch, info.dtype)
-        with self.pool.computing:
-            self._gathers = self.pool.gather and joinable(base)
+        self.base, self.dtype, self._joins = base, getattr(torch, info.dtype), joins
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Try, once, whether several sessions can go on in one pass: a few forward passes, if the pool wants to know.
+
+        A host does so before it lets anybody in: afterwards a new connection waits for no computation.
+        """
+        if self.pool.gather and self._joins is None:
+            with self.pool.computing:
+                self._joins = joinable(self.base)
 
     def fork(self) -> Body:
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
-        return Body(self.base, self.info, self.pool)
+        return self.part(self.base, self.info)
+
+    def part(self, base: nn.Module, info: HostInfo) -> Body:
+        """A body of some of these layers, or all, with its own sessions; it can do together what this one can."""
+        self.prepare()
+        return Body(base, info, self.pool, self._joins)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The layers' tensors and the base's tables, by their names in the whole base class."""
@@ -88,7 +104,14 @@ class Body(Sessions[Session, Step]):
 
     def _one_further(self, s: Session, step: Step) -> bool:
         plain = step.batch == step.tokens == 1 and not (step.rows or step.positions)
-        return self._gathers and plain and 0 < step.start <= s.have and s.cache is not None and not any(s.pads)
+        return (
+            self.pool.gather
+            and bool(self._joins)
+            and plain
+            and 0 < step.start <= s.have
+            and s.cache is not None
+            and not any(s.pads)
+        )
 
     def _work(self, session: Session, step: Step) -> Work:
         """The down payload [B, T, d]."""
@@ -100,7 +123,7 @@ class Body(Sessions[Session, Step]):
             with torch.inference_mode():
                 self._rewind(session, step.start, rows)
             if session.policy != "kv":
-                out = self._anew(session, hidden, pads, at)
+                out = yield from self._anew(session, hidden, pads, at)
             elif self._one_further(session, step):
                 out = yield from self._joined(session, hidden)
             else:
@@ -130,11 +153,15 @@ class Body(Sessions[Session, Step]):
             raise FrameError(f"Of {step.tokens} positions the last {step.keep} cannot come down.")
         if step.start > session.have:
             raise CacheMiss(f"The step starts at {step.start}, this host has {session.have}.", have=session.have)
-        check_work(self.base, self.info, step, session.policy != "kv")
-        positions = step.batch * (step.start + step.tokens)
-        self.pool.check(kept(self.base, self.info, session.policy, positions))
         if step.start and not step.rows and step.batch != session.batch:
             raise FrameError(f"The session has {session.batch} rows, the step {step.batch}.")
+        check_work(self.base, self.info, step, session.policy != "kv")
+        self.pool.reserve(session, self._kept(session, step))
+
+    def _kept(self, session: Session, step: Step) -> int:
+        """Bytes that the session has at the end of a step, its answer included."""
+        answer = session.down.payload_bytes((step.batch, step.keep or step.tokens, self.info.width))
+        return kept(self.base, self.info, session.policy, step.batch, step.start, step.tokens) + answer
 
     def _control(self, session: Session, step: Step) -> tuple[list[int] | None, list[int], Tensor | None]:
         for what, most in (("rows", step.batch), ("pads", step.batch), ("positions", step.batch * step.tokens)):
@@ -175,22 +202,40 @@ class Body(Sessions[Session, Step]):
     ) -> Generator[None, Tensor | None, Tensor]:
         """New positions behind the keys and values of old ones; a long prompt lets others come in between."""
         s.cache = s.cache if s.cache is not None else growing_cache(self.base.config)
-        piece = self.pool.piece if self.pool.piece and self.pool.crowded() else hidden.shape[1]
+        return (yield from self._pieces(hidden, pads, at, s.cache, self._piece(hidden.shape[1])))
+
+    def _piece(self, count: int) -> int:
+        """Positions, of so many, that are computed at once."""
+        return self.pool.piece if self.pool.piece and self.pool.crowded() else count
+
+    def _pieces(
+        self, hidden: Tensor, pads: list[int], at: Tensor | None, cache: DynamicCache | None, piece: int
+    ) -> Generator[None, Tensor | None, Tensor]:
         outs: list[Tensor] = []
         for part in hidden.split(piece, dim=1):
             if outs:
                 yield None
             done = sum(out.shape[1] for out in outs)
-            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], s.cache))
+            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], cache))
         return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
-    def _anew(self, s: Session, hidden: Tensor, pads: list[int], at: Tensor | None) -> Tensor:
-        """Everything that is remembered, and the new positions, without keys and values."""
+    def _anew(
+        self, s: Session, hidden: Tensor, pads: list[int], at: Tensor | None
+    ) -> Generator[None, Tensor | None, Tensor]:
+        """Everything that is remembered, and the new positions, from the beginning.
+
+        Pieces need the keys and values of those before, for the time of this step. Where there is no spare memory for
+        them, all is computed at once, for nobody shall forget anything for what is thrown away.
+        """
         new = hidden.shape[1]
         if s.history is not None:
             hidden = torch.cat([s.history, hidden], dim=1)
             at = at if at is None or s.positions is None else torch.cat([s.positions, at], dim=1)
-        out = self._forward(hidden, pads, at, None)
+        batch, count, _ = hidden.shape
+        piece, cache = self._piece(count), None
+        if piece < count and self.pool.spare(s, kept(self.base, self.info, "kv", batch, 0, count)):
+            cache = growing_cache(self.base.config)
+        out = yield from self._pieces(hidden, pads, at, cache, piece if cache is not None else count)
         if s.policy == "hidden":
             s.history, s.positions = hidden, at
             out = out[:, -new:]

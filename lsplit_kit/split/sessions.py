@@ -78,6 +78,9 @@ class Sessions(Generic[S, M]):
         """The same body with its own sessions, for one more connection; compute stays one at a time."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Find out whatever needs a computation, before the first client comes; here nothing does."""
+
     def open(self, terms: Open) -> int:
         """Start a session under these terms; its number counts within this body (one connection)."""
         if len(terms) != 3 or any(type(x) is not str for x in terms):

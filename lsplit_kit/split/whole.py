@@ -174,7 +174,9 @@ class WholeText(Sessions[Reply, WholeStep]):
         if positions > self.info.max_tokens:
             raise LimitExceeded(f"{positions:,} positions; this model's context ends at {self.info.max_tokens:,}.")
         layers = self.info.stop - self.info.start
-        session.bytes = 2 * layers * self.info.width * self.model.dtype.itemsize * positions
+        most = 2 * layers * self.info.width * self.model.dtype.itemsize * positions
+        self.pool.reserve(session, most)
+        session.bytes = most
         row = torch.tensor([ids])
 
         def generate(streamer: Turn) -> object:

@@ -254,6 +254,20 @@ def test_a_lost_connection_is_told_to_its_reader_and_its_other_sessions_are_gone
                 link.receive(session)
 
 
+def test_letting_go_of_a_session_whose_host_is_gone_is_no_error():
+    with lk.host("toy-llama", head=1, tail=1) as running, RpycLink(running.address) as link:
+        one, two = (link.open(TERMS) for _ in range(2))
+        os.kill(running.pid, signal.SIGSTOP)
+        for session in (one, two):
+            link.send(session, chunks(link, 1)[0])
+        os.kill(running.pid, signal.SIGKILL)
+        assert link.ready(one, 30)
+        link.abandon(one)
+        with pytest.raises((HostUnavailable, SessionUnknown)):
+            link.receive(two)
+        link.abandon(two)
+
+
 def test_a_reader_who_is_stopped_ends_the_connection_and_locks_nobody_out():
     def stop(number, frame):
         raise KeyboardInterrupt

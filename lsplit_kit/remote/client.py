@@ -149,11 +149,13 @@ class RpycLink(Talk, AskedLink, Card):
             if any(asked.session != session and asked.session in self._sessions for asked in self._asked_for):
                 number = self._sessions.pop(session, None)
                 self._forget(session)
-                if number is not None:
-                    self._ask("close_session", (number,))  # its answer is read by whoever reads next
+                with contextlib.suppress(LsplitError):  # a host that is gone has forgotten already
+                    if number is not None:
+                        self._ask("close_session", (number,))  # its answer is read by whoever reads next
             elif self._asked_for:
                 self._discard("dropped")
-        self.close_session(session)
+        with contextlib.suppress(LsplitError):
+            self.close_session(session)
 
     def close_session(self, session: int) -> None:
         """Tell the host to forget a session; nothing is sent when its connection is gone."""

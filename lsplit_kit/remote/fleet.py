@@ -133,7 +133,7 @@ class Fleet(Watched, Card):
         return link is not None and link.ready(number, seconds)
 
     def abandon(self, session: int) -> None:
-        """Let go of a session and of every step under way."""
+        """Let go of a session and of its steps under way."""
         link, number = self._sessions.pop(session, (None, 0))
         if link is not None:
             self._asking(link, lambda: link.abandon(number))

@@ -218,6 +218,14 @@ def test_what_one_step_raises_is_its_own():
     assert gate.order == ["a0", "b1", "c1"] and [e.have for e in gate.errors] == [2]
 
 
+def test_a_step_that_memory_refuses_is_counted_as_one_that_the_queue_refuses():
+    gate = Gate()
+    gate.start("a", "a0", hold=True)
+    gate.start("b", "b1", fails=errors.Busy("no memory"))
+    gate.finish()
+    assert gate.turns.refused == len(gate.errors) == 1
+
+
 def bodies(count, **pool):
     """A body for each of several connections, each with a session of its own length, and the step that comes next."""
     first = Body(base_of("toy-llama"), body_of(model(), SplitPlan(1, 1)).info, Pool(gather=True, **pool))

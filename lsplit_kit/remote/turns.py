@@ -84,6 +84,7 @@ class Turns:
             if not job.done:
                 self._wait(job)
         error, job.error = job.error, None
+        self.refused += isinstance(error, Busy)  # by the memory, which steps under way have taken
         try:
             if error is not None:
                 raise error

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -101,13 +100,14 @@ def test_a_reply_is_the_same_though_hosts_are_killed(nursery, how, policy, specu
 def test_a_picture_is_the_same_to_the_bit_though_hosts_are_killed(pictures, how, way, codec):
     hosts, body = born(pictures, how)
     split = lk.split(unsplit("toy-sd"), body=body, codec=codec, timeout=20, **WAYS[way])
-    link = struck(split, pictures, hosts, STEPS, seed=len(how + way) + bool(codec))
+    link = struck(split, pictures, hosts, STEPS, seed=4 + len(how + way) + bool(codec))
     with lk.tap(split) as wire:
         got = draw(split)
     end(pictures, link)
     undisturbed = unsplit("toy-sd") if codec is None else lk.split(unsplit("toy-sd"), codec=codec, **WAYS[way])
     assert torch.equal(got, draw(undisturbed))
     assert len(link.hits) == KILLS and len(wire.hosts) == len(hosts)
+    assert {how for _, how in link.hits} & {"in a step", "with steps under way"}
     assert wire.counters()["stream"] == tuple(wire.totals()["frame"])
     if codec is not None:  # who reads the wire, or the capture, follows the prediction over all of it
         capture = wire.capture()
@@ -127,16 +127,31 @@ def draw(pipe):
     return torch.as_tensor(pipe(**call, generator=torch.Generator().manual_seed(1234567)).images)
 
 
-def test_the_real_model_says_the_same_though_hosts_are_killed():
+@pytest.fixture(scope="module")
+def real():
+    with Nursery("smollm2", 2, 2) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("how", "policy", "drafts"),
+    [
+        ("fail over", "kv", {}),
+        ("fail over", "none", {}),
+        ("restart", "kv", {}),
+        ("restart", "hidden", {}),
+        ("restart", "kv", {"prompt_lookup_num_tokens": 3}),
+    ],
+    ids=str,
+)
+def test_the_real_model_says_the_same_though_hosts_are_killed(real, how, policy, drafts):
     model, tok = unsplit("smollm2")
     ids = tok("The capital of France is", return_tensors="pt")["input_ids"]
     options = dict(max_new_tokens=16, min_new_tokens=16, do_sample=False)
-    with Nursery("smollm2", 2, 2) as nursery:
-        hosts, body = born(nursery, "fail over")
-        split = lk.split(model, head=2, tail=2, body=body)
-        link = struck(split, nursery, hosts, 16, seed=7)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            got = split.generate(ids, **options)
-        end(nursery, link)
-    assert torch.equal(got, model.generate(ids, **options)) and len(link.hits) == KILLS
+    hosts, body = born(real, how)
+    split = lk.split(model, head=2, tail=2, body=body, cache=policy)
+    link = struck(split, real, hosts, 10 if drafts else 16, seed=7)
+    got = split.generate(ids, **options, **drafts)
+    end(real, link)
+    assert torch.equal(got, model.generate(ids, **options))
+    assert len(link.hits) == KILLS and {how for _, how in link.hits} == {"between steps", "in a step"}

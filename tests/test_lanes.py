@@ -313,17 +313,17 @@ def test_a_fork_reads_none_of_its_parents_answers(make):
 
 
 def test_many_answers_that_nobody_reads_yet_do_not_stop_a_second_sender(make, monkeypatch):
-    monkeypatch.setattr("lsplit_kit.remote.client.READ_AHEAD", 1 << 20)
+    monkeypatch.setattr("lsplit_kit.remote.client.READ_AHEAD", 16 << 20)  # half of it is more than sockets hold
     link = make("host")
     wide = 64  # rows
-    steps = [Step(n + 1, 0, wide, 60, bytes(4 * link.info.width * wide * 60)) for n in range(24)]
+    steps = [Step(n + 1, 0, wide, 60, bytes(4 * link.info.width * wide * 60)) for n in range(48)]
     one, two = (link.open(TERMS) for _ in range(2))
-    for step in steps[:12]:
+    for step in steps[:24]:
         link.send(one, step)
-    for step in steps[12:]:
+    for step in steps[24:]:
         link.send(two, step)
     for session in (two, one):
-        assert {len(answer) for answer in answers(link, session, 12)} == {len(steps[0].payload)}
+        assert {len(answer) for answer in answers(link, session, 24)} == {len(steps[0].payload)}
 
 
 # -- texts -----------------------------------------------------------------------------------------

@@ -478,7 +478,7 @@ def test_the_log_has_every_event_and_no_byte_of_a_payload(form):
     stream = io.StringIO()
     mark = b"SECRET-PAYLOAD-1"
     payload = mark * (4 * 64 * 4 // len(mark))
-    with journal("debug", form, stream), Room(memory_mb=0.05) as room:
+    with journal("debug", form, stream), Room(memory_mb=0.07) as room:
         for _ in range(2):
             with room.link() as link:
                 down = link.step(link.open(TERMS), Step(0, 0, 1, 4, payload)).payload

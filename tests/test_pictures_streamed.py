@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import lsplit_kit as lk
+from lsplit_kit.errors import LimitExceeded
 from lsplit_kit.models.toy_pipes import toy_pipe_call
 from lsplit_kit.split.far import alike
 from lsplit_kit.split.foretold import Foresight
+from lsplit_kit.split.pool import Pool
 
 torch.set_num_threads(1)
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -315,3 +317,12 @@ def test_a_time_of_another_kind_foretells_nothing():
         foresight = Foresight(careful=False)
         foresight.came(times, given, False)
         assert foresight.next(times, given, 2) == [] and foresight.position(times) == -1
+
+
+@pytest.mark.parametrize("limit", [3_000, 30_000])
+def test_a_picture_that_no_memory_holds_is_refused_and_not_forgotten_at_every_step(limit):
+    pipe = split()
+    pipe.link.body.pool = Pool(limit)
+    with pytest.raises(LimitExceeded, match="this host remembers at most"):
+        draw(pipe)
+    assert pipe.link.body.pool.misses == 0

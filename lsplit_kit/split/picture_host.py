@@ -77,7 +77,9 @@ class PictureBody(Sessions[Picture, PictureStep]):
         """A byte (how long the shapes' text is; 0: as last time), that text, the payloads; nothing when skipped."""
         before = s.forms.kept, s.forms.last
         try:
-            return self._answered(s, step)
+            answer = self._answered(s, step)
+            self.pool.check(s.size() + len(answer))
+            return answer
         except BaseException:
             s.forms.kept, s.forms.last = before  # a refused call leaves no trace
             raise
@@ -85,6 +87,7 @@ class PictureBody(Sessions[Picture, PictureStep]):
     def _answered(self, s: Picture, step: PictureStep) -> bytes:
         with self.coding():
             tree = s.forms.unpack(step.form, step.payload)
+        self.pool.reserve(s, s.size())  # what came is counted now: a session that never fits is refused, not forgotten
         if type(tree) is not dict or not set(tree) <= PARTS:
             raise FrameError("The form of this call is not readable.")
         call, guide = tree.get("call"), _guide(tree.get("guide"))

@@ -24,6 +24,7 @@ from lsplit_kit.quantization import register, registry
 from lsplit_kit.quantization.casts import Float32
 from lsplit_kit.remote import serve
 from lsplit_kit.remote.address import parse_address
+from lsplit_kit.remote.watching import Child
 from lsplit_kit.wire import patience
 
 pytestmark = [
@@ -199,7 +200,7 @@ def test_an_orphan_that_is_stuck_leaves_no_token_file(tmp_path, monkeypatch):
     monkeypatch.setattr(serve.os, "read", lambda *_: b"")  # its stdin has ended
     monkeypatch.setattr(serve.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(serve.os, "_exit", lambda status: ended.append((status, token.exists())))
-    serve._watch_parent(threading.Event(), os.getppid(), [token])
+    serve._watch_parent(threading.Event(), os.getppid(), [token], Child())
     assert ended == [(3, False)]
 
 

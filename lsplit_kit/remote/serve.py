@@ -22,6 +22,7 @@ from pathlib import Path
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from ..wire.events import NOTICE, log
 from .address import address_of
+from .allocator import one_arena
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, Line, journal
 from .metrics import Metrics
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or (with --parent-pipe) the end of stdin; return the exit status."""
     args = parser().parse_args(argv)
+    one_arena()
     level = args.log_level if args.log_level != "auto" else "notice" if args.tls else "warning"
     with journal(level, args.log_format):
         return _main(args)

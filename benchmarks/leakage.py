@@ -36,6 +36,7 @@ from lsplit_kit.attacks.record import template
 from lsplit_kit.attacks.study import study
 from lsplit_kit.data import canaries, prompts, topics
 from lsplit_kit.data.canaries import KINDS, Canary
+from lsplit_kit.data.prompts import DOMAINS
 from lsplit_kit.measure import (
     canary_leak,
     candidate_set,
@@ -88,14 +89,14 @@ def at_secrets(weak: PrototypeLDA, view: Any, secrets: list[Canary], before: int
 
 
 def sets(attack: PrototypeLDA, know: Knowledge, found: Any, said: Report) -> list[dict[str, Any]]:
-    """Candidate sets on every second prompt, calibrated on the attacker's own text and on the other prompts."""
+    """Candidate sets on every second prompt of each domain, calibrated on own text and on the other prompts."""
     held = study(know, attack.place_)
     vectors, tokens = held.held_vectors[HELD : 2 * HELD], held.held_tokens[HELD : 2 * HELD]
     own = attack.posterior_.read(attack._scored(vectors), attack.log_prior_, tokens)
     counted = said.counted
     ahead = mass_ahead(counted.mass, counted.log_prob, counted["rank"])
     number = counted.conversation.to_numpy()
-    test, rows = number % 2 == 1, []
+    test, rows = number // len(DOMAINS) % 2 == 1, []  # prompts come from every domain in turn
     for name, masses in (("own text", mass_ahead(own.mass, own.log_prob, own.rank)), ("prompts", ahead[~test])):
         threshold = conformal_threshold(masses)
         sizes = [
@@ -110,26 +111,28 @@ def sets(attack: PrototypeLDA, know: Knowledge, found: Any, said: Report) -> lis
 
 
 def classes(said: Report, prior: Report, attack: PrototypeLDA, before: int) -> list[dict[str, Any]]:
-    """Bits of all tokens, by place in the text, and by how often the attacker's own text has them."""
+    """Bits of all tokens, by place in the text, by how often the attacker's own text has them, and by domain."""
     counted = said.counted
     early = counted.position < before + EARLY
     place = np.where(counted.kind == "reply", "reply", np.where(early, "prompt, begins", "prompt, goes on"))
     usual, belief = attack.log_prior_, attack.log_prior_[torch.tensor(counted.truth.to_numpy())]
     frequent = belief >= usual.topk(COMMON).values[-1]
     often = np.where(frequent, "most frequent", np.where(belief > usual.min(), "seen", "never seen"))
+    about = np.array(DOMAINS)[counted.conversation.to_numpy() % len(DOMAINS)]
     table = leak_table(counted.log_prob, prior.counted.log_prob, counted.conversation,
-                       {"place": place, "frequency": often}, counted.right)  # fmt: skip
+                       {"place": place, "frequency": often, "domain": about}, counted.right)  # fmt: skip
     return table.reset_index().to_dict("records")
 
 
-def ceilings(lm: Any, view: Any, said: Report, prior: Report, expected: float) -> dict[str, Any]:
+def ceilings(lm: Any, view: Any, said: Report, expected: float) -> dict[str, Any]:
     """The most that can cross a token beside what one guess and Fano's inequality say of what was read."""
     vectors = [c for c in view.crossings if c.name == "hidden"]
     alone = [len(c.data) for c in vectors if c.shape[-2] == 1]  # a reply's: payloads of one token each
     capacity = codec_capacity(alone)
     size, right = len(lm.lsplit_tokenizer()), said.accuracy()
+    blind = float(said.counted.truth.value_counts(normalize=True).iloc[0])  # the best one guess for all, in hindsight
     return {
-        "payload": float(np.mean(alone)), "capacity": capacity, "accuracy": right, "guess": prior.accuracy(),
+        "payload": float(np.mean(alone)), "capacity": capacity, "accuracy": right, "guess": blind,
         "left": fano_entropy(right, size), "best": fano_accuracy(capacity, expected, size),
     }  # fmt: skip
 
@@ -160,7 +163,7 @@ def measure(args: Any, kept: dict[str, Any], save: Any) -> None:
                 told = language_prior(model, prior).expected
                 kept["expected"] = float(-told.mean() / np.log(2))
             row = {
-                "depth": depth, "codec": codec, "ceiling": ceilings(lm, view, said, prior, kept["expected"]),
+                "depth": depth, "codec": codec, "ceiling": ceilings(lm, view, said, kept["expected"]),
                 "bits": classes(said, prior, attack, before), "sets": sets(attack, know, found, said),
                 "secrets": drawn(lm, know, attack, (depth, codec) in EXACT, secrets),
             }  # fmt: skip
@@ -179,9 +182,8 @@ def rounded(value: Any) -> Any:
 
 
 def gain(row: dict[str, Any]) -> float:
-    """Bits that one guess gains; without the wire a guess is right by Laplace's rule, for it never was with some."""
-    tokens, found = row["bits"][0]["tokens"], row["ceiling"]
-    return min_entropy_leakage(found["accuracy"], (found["guess"] * tokens + 1) / (tokens + 2))
+    """Bits that one guess gains over naming the most frequent token of these texts every time."""
+    return min_entropy_leakage(row["ceiling"]["accuracy"], row["ceiling"]["guess"])
 
 
 def span(row: dict[str, Any], mean: str) -> str:
@@ -242,7 +244,8 @@ def render(r: dict[str, Any]) -> str:
         f"By kind of token (the first {EARLY} of a prompt begin it; the {COMMON} most frequent tokens of the "
         "attacker's own text, others that it has, and those that it never has):\n\n"
         f"{group}\n\n"
-        "**Candidate sets**: for every token of every second prompt, the tokens that `PrototypeLDA` does not rule out. "
+        "**Candidate sets**: for every token of every second prompt of each domain, the tokens that `PrototypeLDA` "
+        "does not rule out. "
         "The threshold is from the attacker's own text, or from the other prompts, which an attacker seldom has. Every "
         "set has at least the best guess, so a good attack's sets hold the truth more often than asked for.\n\n"
         f"{size}"

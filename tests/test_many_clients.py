@@ -21,7 +21,7 @@ from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
-from lsplit_kit.remote.turns import Turns
+from lsplit_kit.remote.turns import Habit, Turns
 from lsplit_kit.split.blocks import BLOCK, BlockLayer, growing_cache, held_bytes
 from lsplit_kit.split.body import body_of
 from lsplit_kit.split.needs import each
@@ -259,6 +259,40 @@ def test_next_tokens_that_wait_are_computed_together():
     assert list(gate.turns.rows) == [1, 4]
     for i, right in enumerate(expected):
         torch.testing.assert_close(tensor(answers[i]), right, rtol=1e-4, atol=1e-4)
+
+
+def one_after_another(turns, owners, enough):
+    """Every owner asks for a next token as soon as it has the last one, until there are enough."""
+    gate, joins, ended = Gate(), object(), []
+
+    def call(owner):
+        while not enough(list(turns.rows)):
+            turns.run(owner, gate.work(owner), joins)
+        ended.append(owner)
+
+    threads = [threading.Thread(target=call, args=(owner,), daemon=True) for owner in owners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(ended) == owners
+
+
+def test_a_next_token_waits_for_those_who_were_as_quick_before():
+    one_after_another(Turns(Pool(gather=True), window=0.2), ["a", "b", "c"], lambda rows: 3 in rows)
+
+
+def test_two_clients_do_not_wait_for_each_other():
+    one_after_another(Turns(Pool(gather=True), window=60.0), ["a", "b"], lambda rows: len(rows) > 40)
+
+
+@pytest.mark.parametrize(
+    ("pause", "comes"), [(1.0, False), (2.5, True), (4.0, True), (4.5, False)], ids=["away", "late", "soon", "slow"]
+)
+def test_who_is_expected(pause, comes):
+    habit = Habit(came=9.0, answered=10.0, pause=pause)
+    assert habit.comes(12.0, 14.0) is comes
+    assert not Habit(came=11.0, answered=10.0, pause=pause).comes(12.0, 14.0)  # it has come, and waits
 
 
 def test_a_joint_computation_that_fails_leaves_nothing_half_written():

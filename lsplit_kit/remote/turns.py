@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..split.together import Joint
 
 GONE = "the peer went away before its step was computed"
-RECENT = 0.5  # seconds: a client that sent a token so lately is waited for
+RECENT = 10.0  # seconds for which an owner's habits are remembered
+FEW = 3  # rows worth waiting for: two go faster in turn, one at the host while the other is at home
 MOST = 32  # rows of one computation
 LOOK = 0.25  # seconds between two looks whether the peer of a step that waits is still there
 
@@ -45,6 +46,19 @@ class Job:
     error: BaseException | None = None
 
 
+@dataclass
+class Habit:
+    """When an owner's last step that could be joined came and was answered, and how long after an answer it came."""
+
+    came: float = 0.0
+    answered: float = 0.0
+    pause: float = float("inf")
+
+    def comes(self, since: float, until: float) -> bool:
+        """Whether its next step is to be expected between these two times, if it is as quick as the last time."""
+        return self.answered > self.came and since <= self.answered + self.pause <= until
+
+
 class Turns:
     """Lets one thread at a time compute, in turn for each owner; `run` is called by many threads at once.
 
@@ -58,7 +72,7 @@ class Turns:
         self.rows: deque[int] = deque(maxlen=256)  # steps of that turn
         self.refused = 0
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # the owner at the front is next
-        self._seen: dict[str, float] = {}  # when an owner's last step that could be joined came
+        self._habits: dict[str, Habit] = {}
         self._running = False
         self._changed = threading.Condition()
 
@@ -117,7 +131,8 @@ class Turns:
             if all_ >= self.waiting or own >= self.each:
                 raise self._busy(all_, own)
             if job.joins is not None:
-                self._seen[job.owner] = job.since
+                habit = self._habits.setdefault(job.owner, Habit())
+                habit.came, habit.pause = job.since, job.since - habit.answered
             if self._running:
                 self._queues.setdefault(job.owner, deque()).append(job)
                 self._changed.notify_all()
@@ -150,15 +165,19 @@ class Turns:
             self._pass_on(job, group[1:])
 
     def _mates(self, job: Job) -> list[Job]:
+        """What is computed with this job: all that waits, and what should come within the window, as its owner did."""
         if self.window is None or job.joins is None:
             return []
-        end = time.perf_counter() + self.window
+        began = time.perf_counter()
+        end = began + self.window
         with self._changed:
             while True:
                 waiting = [q[0] for q in self._queues.values() if q and q[0].joins is job.joins][: MOST - 1]
                 now = time.perf_counter()
-                self._seen = {owner: at for owner, at in self._seen.items() if at > now - RECENT}
-                if now >= end or len(waiting) + 1 >= min(MOST, len(self._seen)):
+                self._habits = {owner: h for owner, h in self._habits.items() if h.came > now - RECENT}
+                late = sum(h.comes(began - self.window, end) for h in self._habits.values())
+                enough = late == 0 or 1 + len(waiting) + late < FEW or 1 + len(waiting) >= MOST
+                if now >= end or enough:
                     break
                 self._changed.wait(end - now)
             for mate in waiting:
@@ -204,7 +223,11 @@ class Turns:
             job.error, job.done, job.asked = err, True, None
 
     def _pass_on(self, job: Job, mates: list[Job]) -> None:
+        now = time.perf_counter()
         with self._changed:
+            for each in (job, *mates):
+                if each.done and each.owner in self._habits:
+                    self._habits[each.owner].answered = now
             if not job.done:
                 self._queues.setdefault(job.owner, deque()).appendleft(job)
                 self._queues.move_to_end(job.owner)

@@ -67,7 +67,7 @@ HELP = {
     "queue": ("steps that wait at most", "from 1 on"),
     "queue_each": ("steps of one client that wait at most", "from 1 on"),
     "prefill_piece": ("positions of a long prompt at once while others have sessions; 0: all", "from 0 on"),
-    "batch_window_ms": ("milliseconds a next token waits for those of others, to be computed together", "from 0 on"),
+    "batch_window_ms": ("milliseconds that a next token waits at most for those of others, to join them", "from 0 on"),
 }
 
 

@@ -62,8 +62,8 @@ class Habit:
 class Turns:
     """Lets one thread at a time compute, in turn for each owner; `run` is called by many threads at once.
 
-    waiting, each: steps that wait at most, of all and of one owner; more are answered with Busy. window: seconds that a
-    step waits for others that may be computed together with it; None: nothing is computed together.
+    waiting, each: steps that wait at most, of all and of one owner; more are answered with Busy. window: seconds at
+    most that a step waits for others that may be computed together with it; None: nothing is computed together.
     """
 
     def __init__(self, pool: Pool, waiting: int = 64, each: int = 8, window: float | None = None) -> None:

@@ -43,7 +43,7 @@ test-browser: $(STAMP)
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium; \
 	  else echo "chromium is missing: install it (Debian: apt-get install chromium)"; exit 1; fi; fi
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m browser tests/browser
 
 lab: $(STAMP)
 	$(BIN)/lsplit lab

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -222,7 +223,8 @@ class Breaking:
 
     def work(self, number, step):
         for sock in list(self.host().server.clients):
-            sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # one that has ended already
+                sock.shutdown(socket.SHUT_RDWR)
         return (yield from self.body.work(number, step))
 
 

@@ -24,10 +24,3 @@ def live_mb() -> float | None:
     count.restype = _Counts
     counts = count()
     return (counts.uordblks + counts.hblkhd) / 1e6
-
-
-def give_back() -> None:
-    """Let the allocator return to the system what it keeps free."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -19,13 +19,13 @@ from typing import Any
 import common
 import psutil
 import torch
-from heap import give_back
 from mutants import Attacker, fuzz
 from soakers import Soakers, Stage, bundles, growth, state
 from tqdm import tqdm
 
 import lsplit_kit as lk
 from lsplit_kit.remote.address import parse_address
+from lsplit_kit.remote.allocator import give_back
 from lsplit_kit.remote.tls import Ticket
 from lsplit_kit.remote.token import find_token
 

@@ -1,4 +1,4 @@
-"""How a host's process keeps the memory that it has given back to itself."""
+"""What a host's process does with memory that it no longer uses (glibc; nothing elsewhere)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
 
 def one_arena() -> None:
-    """Let all threads allocate from one arena (glibc; nothing elsewhere); call it before there are threads.
+    """Let all threads allocate from one arena; call it before there are threads.
 
     By default every connection's thread has an arena of its own, and each keeps the room of the largest step it ever
     computed: twenty connections cost as much again as their sessions. A host computes one step at a time, so threads
@@ -17,3 +17,13 @@ def one_arena() -> None:
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:
         option(ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Return to the system the pages that the allocator keeps free, also those between others in use.
+
+    Sessions that come and go leave gaps, into which those of other lengths do not fit.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -37,6 +37,7 @@ from lsplit_kit.data import prompts, topics
 from lsplit_kit.measure.inversion import leak_of
 
 TAILS, DEPTHS, COUNT, FEW, LONGEST, REPLY = (1, 2, 5, 10, 20), (1, 5), 24, 4, 32, 8
+MANY = 60  # prompts of the downlink: ten of each domain
 INVERTED, PARTS = (5,), ("down", "up", "inverter")
 PAIRS = (20_000, 60_000, 100_000)  # positions that a tuned lens may learn from
 GOAL = 0.97  # of the model's likeliest tokens among the ten best of the tuned lens, one layer behind the body
@@ -50,7 +51,8 @@ def replies(model: Any, know: Knowledge, tail: int, texts: list[str]) -> list[di
         found = attack.fit(view, know).reconstruct(view)
         said, same = report(found, capture), agreement(found, capture, model)
         rows.append({"attack": said.attack, "tail": tail, "positions": same.positions, "best": same.best,
-                     "top10": same.top10, "reply": said.accuracy("reply"), "fit_seconds": said.cost.fit_seconds,
+                     "top10": same.top10, "low": same.interval.low, "high": same.interval.high,
+                     "reply": said.accuracy("reply"), "fit_seconds": said.cost.fit_seconds,
                      "seconds_per_token": said.row()["seconds_per_token"]})  # fmt: skip
     return rows
 
@@ -103,7 +105,8 @@ def measure(quick: bool, parts: Sequence[str]) -> dict[str, Any]:
     tails, depths, count = (TAILS[:1], DEPTHS[:1], FEW) if quick else (TAILS, DEPTHS, COUNT)
     texts, found = [prompt.text for prompt in prompts(count=count)], {"prompts": count}
     if "down" in parts:
-        found |= downlink(model, know, tails, texts, quick)
+        many = texts if quick else [prompt.text for prompt in prompts(count=MANY)]
+        found |= {"many": len(many), **downlink(model, know, tails, many, quick)}
     if "up" in parts:
         found["up"] = [row for d in tqdm(depths, desc="depths") for row in contrast(model, know, d, texts[:FEW])]
     if "inverter" in parts:
@@ -129,7 +132,7 @@ def render(r: dict[str, Any]) -> str:
             x["attack"],
             x["tail"],
             f"{x['best']:.1%}",
-            f"{x['top10']:.1%}",
+            f"{x['top10']:.1%} ({x['low']:.1%} to {x['high']:.1%})",
             f"{x['reply']:.1%}",
             f"{x['fit_seconds']:.0f}",
         ]
@@ -140,7 +143,15 @@ def render(r: dict[str, Any]) -> str:
         for x in r["up"]
     ]
     lenses = common.table(
-        ["attack", "layers behind the body", "model's likeliest token", "among ten best", "reply", "fit (CPU-s)"], down
+        [
+            "attack",
+            "layers behind the body",
+            "model's likeliest token",
+            "among ten best (95 %)",
+            "reply",
+            "fit (CPU-s)",
+        ],
+        down,
     )
     soft = common.table(["attack", "layers before the cut", "tokens", "among ten best", "CPU-s a token"], up)
     slow = common.table(
@@ -156,11 +167,11 @@ def render(r: dict[str, Any]) -> str:
         )
     else:
         slow = ""
-    met = next(x["top10"] for x in r["down"] if (x["attack"], x["tail"]) == ("TunedLens", 1))
+    met = next(x for x in r["down"] if (x["attack"], x["tail"]) == ("TunedLens", 1))
     goal = common.table(
-        ["goal", "at least", "measured", "met"],
-        [["tuned lens, one layer behind the body, among ten best", f"{GOAL:.0%}", f"{met:.1%}",
-          "yes" if met >= GOAL else "no"]],
+        ["goal", "at least", "measured", "met by what was measured", "by the whole interval"],
+        [["tuned lens, one layer behind the body, among ten best", f"{GOAL:.0%}", f"{met['top10']:.1%}",
+          "yes" if met["top10"] >= GOAL else "no", "yes" if met["low"] >= GOAL else "no"]],
     )  # fmt: skip
     held = common.table(
         ["positions learnt from", "model's likeliest token", "among ten best"],
@@ -176,9 +187,9 @@ def render(r: dict[str, Any]) -> str:
         f"{r['run_seconds']:.0f} CPU-s that no row has." if "run_seconds" in r else ""
     )  # fmt: skip
     return (
-        f"`smollm2`, {r['prompts']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each greedy reply, "
+        f"`smollm2`, {r['many']} prompts of at most {LONGEST} tokens and {REPLY} tokens of each greedy reply, "
         f"{r['down'][0]['positions']:,} positions, observer `eavesdrop_down`. Likeliest token: what the unsplit model "
-        f"would say, at the positions of prompt and reply. {shared}\n\n"
+        f"would say, at the positions of prompt and reply; intervals draw prompts again. {shared}\n\n"
         f"{lenses}\n\n{goal}\n\n{chosen}"
         f"{FEW} of these prompts, {r['up'][0]['tokens']} tokens, observer `eavesdrop_up`:\n\n{soft}{slow}"
     )
@@ -192,7 +203,7 @@ def main() -> None:
     common.one_thread()
     path = common.RESULTS / f"lenses{'-quick' if args.quick else ''}.json"
     kept = json.loads(path.read_text("utf-8")) if path.exists() and set(args.parts) != set(PARTS) else {}
-    kept = {name: kept[name] for name in ("down", "held", "run_seconds", "up", "inverter") if name in kept}
+    kept = {name: kept[name] for name in ("down", "many", "held", "run_seconds", "up", "inverter") if name in kept}
     result = {**kept, **measure(args.quick, args.parts)}
     common.finish("lenses", args, result, render(result))
 

@@ -132,7 +132,14 @@ def render(r: dict[str, Any]) -> str:
         "Fitting is shared: an attack that finds the vectors of the texts already there does not pay for them again."
     )
     goals = common.table(
-        ["goal", "at least (seconds: at most)", "measured", "95 % floor, were all independent", "met"], judged(found)
+        [
+            "goal",
+            "at least (seconds: at most)",
+            "measured",
+            "95 % floor, were all independent",
+            "met by what was measured",
+        ],
+        judged(found),
     )
     path = common.RESULTS / "attacks_full.json"
     more = "\n\n" + render_full(json.loads(path.read_text("utf-8"))) if path.exists() else ""

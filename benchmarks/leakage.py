@@ -245,9 +245,10 @@ def render(r: dict[str, Any]) -> str:
         "attacker's own text, others that it has, and those that it never has):\n\n"
         f"{group}\n\n"
         "**Candidate sets**: for every token of every second prompt of each domain, the tokens that `PrototypeLDA` "
-        "does not rule out. "
-        "The threshold is from the attacker's own text, or from the other prompts, which an attacker seldom has. Every "
-        "set has at least the best guess, so a good attack's sets hold the truth more often than asked for.\n\n"
+        "does not rule out. The threshold is from the attacker's own text, or from the other prompts, which attackers "
+        "seldom have. Where over 95 % of the guesses are right, one token is a set that holds the truth more often "
+        "than asked for; elsewhere it may be held less often, because the threshold is from other texts: own text of "
+        "one kind, or a few prompts, whose tokens resemble each other.\n\n"
         f"{size}"
     )
 

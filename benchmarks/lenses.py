@@ -27,7 +27,6 @@ from lsplit_kit.attacks import (
     SoftEmbedding,
     TunedLens,
     VocabMatch,
-    agreement,
     record,
     report,
 )
@@ -35,6 +34,7 @@ from lsplit_kit.attacks.study import windows
 from lsplit_kit.attacks.tuned_lens import run_through
 from lsplit_kit.data import prompts, topics
 from lsplit_kit.measure.inversion import leak_of
+from lsplit_kit.measure.resample import mean_by_document
 
 TAILS, DEPTHS, COUNT, FEW, LONGEST, REPLY = (1, 2, 5, 10, 20), (1, 5), 24, 4, 32, 8
 MANY = 60  # prompts of the downlink: ten of each domain
@@ -49,9 +49,10 @@ def replies(model: Any, know: Knowledge, tail: int, texts: list[str]) -> list[di
     view, rows = capture.view("eavesdrop_down"), []
     for attack in (LogitLens(), TunedLens(), RunTail()):
         found = attack.fit(view, know).reconstruct(view)
-        said, same = report(found, capture), agreement(found, capture, model)
-        rows.append({"attack": said.attack, "tail": tail, "positions": same.positions, "best": same.best,
-                     "top10": same.top10, "low": same.interval.low, "high": same.interval.high,
+        said, same = report(found, capture), report(found, capture, model)
+        among = mean_by_document(same.counted["rank"].between(1, 10), same.counted.conversation)
+        rows.append({"attack": said.attack, "tail": tail, "positions": among.tokens, "best": same.accuracy(),
+                     "top10": among.value, "low": among.interval.low, "high": among.interval.high,
                      "reply": said.accuracy("reply"), "fit_seconds": said.cost.fit_seconds,
                      "seconds_per_token": said.row()["seconds_per_token"]})  # fmt: skip
     return rows

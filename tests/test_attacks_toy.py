@@ -218,8 +218,6 @@ def test_a_tuned_lens_needs_no_tail_layers(toy, captures):
         agreement(attacked(lens, capture, toy[1])[0], capture, toy[0]) for lens in (LogitLens(), TunedLens())
     )
     assert tuned.best > plain.best and tuned.top10 > plain.top10 and tuned.positions == plain.positions
-    assert all(said.interval.low <= said.top10 <= said.interval.high for said in (plain, tuned))
-    assert plain.interval.low < plain.interval.high
 
 
 def test_a_foreign_tail_says_nothing(toy, stranger, captures):

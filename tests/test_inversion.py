@@ -55,6 +55,15 @@ def test_one_layer_hides_nothing_from_the_ladder(reports):
     assert found["VocabMatch"] == 1 and reports["VocabMatch"].exact() == 1
 
 
+@pytest.mark.parametrize(("depth", "spec"), [(5, "fp32"), (15, "int8:token")])
+def test_depth_hides_nothing_from_matching(smollm2, depth, spec):
+    lm = lk.split(smollm2[0], head=depth, tail=0, codec=(spec, "fp32"))
+    capture = record(lm, [prompts()[0].text], longest=10)
+    view = capture.view("eavesdrop_up")
+    found = VocabMatch(proposals="prior").fit(view, Knowledge(*smollm2)).reconstruct(view)
+    assert report(found, capture).accuracy() == 1
+
+
 def test_bits_grow_along_the_ladder(reports):
     prior = reports["PriorOnly"]
     table = ladder(list(reports.values()), prior).set_index("attack")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import CaptureError
-from ..measure.resample import Interval, mean_by_document
 from ..wire.capture import Capture
 from ..wire.sealed import Truth
 from .attack import Cost, Reconstruction
@@ -107,15 +106,11 @@ def report(found: Reconstruction, capture: Capture, model: Any = None) -> Report
 
 
 class Agreement(NamedTuple):
-    """Shares of positions where what an attack says is what the model says: its best guess, and one of its ten best.
-
-    interval: of the second share with 95 % confidence, conversations drawn again.
-    """
+    """Shares of positions where what an attack says is what the model says: its best guess, and one of its ten best."""
 
     best: float
     top10: float
     positions: int
-    interval: Interval
 
 
 def agreement(found: Reconstruction, capture: Capture, model: Any) -> Agreement:
@@ -124,8 +119,7 @@ def agreement(found: Reconstruction, capture: Capture, model: Any) -> Agreement:
     For attacks on what comes down, at the places of prompt and reply, and one behind the text. Raises CaptureError.
     """
     said = report(found, capture, model)
-    among = mean_by_document(said.counted["rank"].between(1, 10), said.counted.conversation)
-    return Agreement(said.accuracy(), among.value, len(said.counted), among.interval)
+    return Agreement(said.accuracy(), said.top10(), len(said.counted))
 
 
 @torch.inference_mode()

@@ -175,8 +175,9 @@ class Turns:
                 waiting = [q[0] for q in self._queues.values() if q and q[0].joins is job.joins][: MOST - 1]
                 now = time.perf_counter()
                 self._habits = {owner: h for owner, h in self._habits.items() if h.came > now - RECENT}
-                late = sum(h.comes(began - self.window, end) for h in self._habits.values())
-                enough = late == 0 or 1 + len(waiting) + late < FEW or 1 + len(waiting) >= MOST
+                here = {job.owner, *(mate.owner for mate in waiting)}
+                due = [o for o, h in self._habits.items() if o not in here and h.comes(began - self.window, end)]
+                enough = not due or len(here) + len(due) < FEW or len(here) >= MOST
                 if now >= end or enough:
                     break
                 self._changed.wait(end - now)

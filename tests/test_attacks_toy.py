@@ -103,6 +103,37 @@ def test_matching_reads_prompt_and_reply_at_every_depth(toy, captures, depth):
     assert len(read.tokens.query("kind == 'reply'")) == len(PROMPTS) * (NEW - 1)
 
 
+def test_matching_reads_every_beam(toy, tmp_path):
+    lm = lk.split(toy[0], head=2, tail=2)
+    capture = record(lm, PROMPTS, new_tokens=NEW, eos_token_id=NEVER, num_beams=3)
+    capture = lk.Capture.load(capture.save(tmp_path / "beams.lsplit"))
+    found, read = attacked(VocabMatch(), capture, toy[1], "eavesdrop_up")
+    assert read.accuracy() == read.accuracy("reply") == read.exact() == 1
+    assert read.tokens.conversation.nunique() == 3 * len(PROMPTS)
+    for first in range(0, len(found.tokens), 3):  # the prompt is the same, the replies are not
+        assert len({tuple(text.tolist()) for text in found.tokens[first : first + 3]}) == 3
+    down = attacked(RunTail(), capture, toy[1])[1]
+    assert down.tokens.conversation.nunique() == 3 * len(PROMPTS) and down.accuracy("reply") > 0.2
+
+
+def test_matching_reads_the_beams_of_a_padded_batch(toy):
+    lm, tok, held = lk.split(toy[0], head=2, tail=2), toy[1].tokenizer, []
+    batch = tok(PROMPTS, return_tensors="pt", padding=True, padding_side="left")
+
+    def look(now, scores):
+        held[:] = now.clone()
+        return scores
+
+    with lk.tap(lm) as wire:
+        lm.generate(**batch, num_beams=3, max_new_tokens=NEW, eos_token_id=NEVER, do_sample=False, pad_token_id=0,
+                    logits_processor=[look])  # fmt: skip
+    view = wire.capture().view("eavesdrop_up")
+    found = VocabMatch("prior").fit(view, toy[1].but(template=False)).reconstruct(view)
+    pads = (1 - batch["attention_mask"]).sum(1).repeat_interleave(3).tolist()
+    assert len(set(pads)) > 1 and len(held) == 3 * len(PROMPTS)
+    assert [text.tolist() for text in found.tokens] == [text[n:].tolist() for text, n in zip(held, pads, strict=True)]
+
+
 def test_without_a_layer_the_nearest_embedding_is_the_token(toy, captures):
     _, read = attacked(NearestEmbedding(), captures(0), toy[1])
     assert read.accuracy() == 1

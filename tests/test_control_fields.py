@@ -55,6 +55,7 @@ def test_beams_count_as_one_longer_text(model):
     capture = recorded(model, body="loopback", say={"num_beams": 2})
     table = length_report(lengths(capture.view("eavesdrop_up")), capture)
     assert (table.prompt_tokens > 1.5 * table.true_prompt).all()
+    assert (table.reply_tokens == table.true_reply).all() and len(table) == len(PROMPTS)
 
 
 def test_drafts_are_taken_for_prompts(model):

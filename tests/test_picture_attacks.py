@@ -229,6 +229,16 @@ def test_the_prompt_is_read_out_of_its_embeddings(codec):
     assert report(found, capture).accuracy() == 1.0 and len(report(found, capture).counted) == 3 + 1
 
 
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_a_codec_that_is_not_known_is_not_run(codec):
+    capture = taken("lockstep", codec)
+    unheard_of = dataclasses.replace(capture, manifest={**capture.manifest, "up": "unheard-of"})
+    found = read(A.PromptMatch(), unheard_of, "eavesdrop_up", known().but(codec=False))
+    assert A.prompts_exact(found, capture) == [True, True] and found.notes["verified"] == "not checked"
+    with pytest.raises(e.CodecError, match="unheard-of"):
+        read(A.PromptMatch(), unheard_of, "eavesdrop_up")
+
+
 def test_short_texts_of_the_attacker_are_enough_for_a_prompt():
     found = read(A.PromptMatch(), taken("lockstep"), "eavesdrop_up", known().but(text=OWN))
     assert found.texts(known().tokenizer) == PROMPTS

@@ -1,7 +1,10 @@
 """Who sees which crossings, and the conversations in them."""
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 
 import lsplit_kit as lk
 from lsplit_kit.attacks.record import record, template
@@ -25,6 +28,15 @@ def ids(llama):
 def states(model, ids, depth):
     with torch.inference_mode():
         return model(ids, output_hidden_states=True).hidden_states[depth][0]
+
+
+def two_padded(ids):
+    """Two prompts as one batch, the shorter one padded on the left; their ids, their mask, and the pads."""
+    pads = ids.shape[1] - 3
+    rows = torch.cat([ids, torch.nn.functional.pad(ids[:, -3:], (pads, 0))])
+    mask = torch.ones_like(rows)
+    mask[1, :pads] = 0
+    return rows, mask, pads
 
 
 @pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
@@ -62,14 +74,11 @@ def test_texts_that_begin_alike_are_equal_vectors_to_who_has_no_weights(llama, c
 def test_padding_on_the_left_is_no_part_of_a_conversation(llama, ids, policy, tmp_path):
     """Rows of a padded batch are heard as if each had been sent alone, from a saved capture too."""
     lm = lk.split(llama[0], head=2, tail=1, cache=policy)
-    short = ids[:, -3:]
-    rows = torch.cat([ids, torch.nn.functional.pad(short, (ids.shape[1] - 3, 0))])
-    mask = torch.ones_like(rows)
-    mask[1, : ids.shape[1] - 3] = 0
+    rows, mask, pads = two_padded(ids)
     with lk.tap(lm) as wire:
         out = lm.generate(rows, attention_mask=mask, pad_token_id=0, eos_token_id=[], **LONG)
     heard = lk.Capture.load(wire.save(tmp_path / "two.lsplit")).view("cloud").conversations()
-    for talk, sent in zip(heard, (out[:1, :-1], out[1:, ids.shape[1] - 3 : -1]), strict=True):
+    for talk, sent in zip(heard, (out[:1, :-1], out[1:, pads:-1]), strict=True):
         assert talk.up.positions.tolist() == list(range(sent.shape[1])) == talk.down.positions.tolist()
         assert torch.allclose(talk.up.vectors, states(llama[0], sent, 2), atol=1e-4)
 
@@ -165,3 +174,108 @@ def test_a_record_says_where_prompt_and_reply_are(llama):
 def test_a_record_takes_a_list_of_texts(llama, bad):
     with pytest.raises(UnsupportedOption, match="list of prompts"):
         record(lk.split(llama[0], head=1, tail=1), bad)
+
+
+BEAMS = dict(num_beams=3, max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0)
+
+
+def beams(lm, ids, **options):
+    """The capture of a beam search, and what each row held when the last step went up."""
+    held = []
+
+    def look(now, scores):
+        held[:] = now.clone()
+        return scores
+
+    with lk.tap(lm) as wire:
+        lm.generate(ids, logits_processor=[look], **BEAMS, **options)
+    return wire.capture(), held
+
+
+@pytest.mark.parametrize("policy", ["kv", "hidden", "none"])
+@pytest.mark.parametrize("body", [None, "loopback"])
+def test_a_beams_row_holds_what_its_parents_held(llama, ids, policy, body, tmp_path):
+    capture, held = beams(lk.split(llama[0], head=2, tail=1, cache=policy, body=body), ids)
+    if policy != "none":  # which sends the rows whole, in their new order
+        ways = [c.rows for c in capture.crossings if c.rows]
+        assert ways and ways[::2] == ways[1::2] and any(rows != (0, 1, 2) for rows in ways)
+    talks = lk.Capture.load(capture.save(tmp_path / "beams.lsplit")).view("cloud").conversations()
+    assert [t.row for t in talks] == [0, 1, 2] and len({tuple(text.tolist()) for text in held}) == 3
+    for talk, text in zip(talks, held, strict=True):
+        assert talk.up.positions.tolist() == list(range(len(text))) == talk.down.positions.tolist()
+        assert torch.allclose(talk.up.vectors, states(llama[0], text[None], 2), atol=1e-4)
+        last = states(llama[0], text[None], len(llama[0].model.layers) - 1)
+        assert torch.allclose(talk.down.vectors, last, atol=1e-4)
+
+
+def test_beams_of_a_padded_batch_are_told_apart(llama, ids):
+    rows, mask, pads = two_padded(ids)
+    capture, held = beams(lk.split(llama[0], head=2, tail=1), rows, attention_mask=mask)
+    talks = capture.view("cloud").conversations()
+    assert len(talks) == 6
+    for talk, text in zip(talks, [*held[:3], *(text[pads:] for text in held[3:])], strict=True):
+        assert talk.up.positions.tolist() == list(range(len(text))) == talk.down.positions.tolist()
+        assert torch.allclose(talk.up.vectors, states(llama[0], text[None], 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_every_vector_is_a_beams_or_was_given_up_and_is_kept_once(llama, ids, depth):
+    capture, _ = beams(lk.split(llama[0], head=depth, tail=1), ids)
+    talks = capture.view("eavesdrop_up").conversations()
+    sent, at = set(), 0
+    for tensor in capture.tensors("up"):
+        sent |= {(at + p, row[p].numpy().tobytes()) for row in tensor for p in range(tensor.shape[1])}
+        at += tensor.shape[1]
+    held, gone = (
+        [(int(p), v.numpy().tobytes()) for heard in some for p, v in zip(heard.positions, heard.vectors, strict=True)]
+        for some in ([t.up for t in talks], [t.withdrawn for t in talks])
+    )
+    assert gone and len(set(gone)) == len(gone) and not set(gone) & set(held) and {*gone, *held} == sent
+    assert all(p >= ids.shape[1] for p, _ in gone)  # nobody takes the prompt back
+
+
+def test_a_tap_that_listens_from_the_middle_on_follows_beams_too(llama, ids):
+    lm = lk.split(llama[0], head=2, tail=1)
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=lm.config)
+    with torch.inference_mode():
+        lm(ids.expand(3, -1), past_key_values=cache)
+        cache.reorder_cache(torch.tensor([2, 0, 0]))
+        with lk.tap(lm) as wire:
+            lm(torch.tensor([[5], [6], [7]]), past_key_values=cache)
+            cache.reorder_cache(torch.tensor([1, 1, 2]))
+            lm(torch.tensor([[8], [9], [10]]), past_key_values=cache)
+    talks = wire.capture().view("eavesdrop_up").conversations()
+    for talk, new in zip(talks, ([6, 8], [6, 9], [7, 10]), strict=True):
+        whole = states(llama[0], torch.cat([ids, torch.tensor([new])], dim=1), 2)
+        assert talk.up.positions.tolist() == [ids.shape[1], ids.shape[1] + 1]
+        assert torch.allclose(talk.up.vectors, whole[-2:], atol=1e-4)
+
+
+def test_a_capture_without_beams_is_kept_as_before(llama, ids, tmp_path):
+    lm = lk.split(llama[0], head=1, tail=1)
+    with lk.tap(lm) as wire, torch.inference_mode():
+        lm(ids)
+    path = wire.save(tmp_path / "plain.lsplit")
+    with safe_open(path, "pt") as file:
+        assert {len(row) for row in json.loads(file.metadata()["lsplit"])["crossings"]} == {12}
+
+
+def test_a_record_of_beams_has_a_text_for_every_row(llama):
+    lm = lk.split(llama[0], head=1, tail=1)
+    prompts, options = ["tick tock tick", "my hat"], dict(new_tokens=6, min_new_tokens=6)
+    capture = record(lm, prompts, num_beams=3, **options)
+    truth, talks = capture.sealed.open(), capture.view("cloud").conversations()
+    texts = truth["ids"].split(truth["length"].tolist())
+    assert truth["prompt"].tolist() == [0, 0, 0, 1, 1, 1] and len(texts) == len(talks)
+    for talk, text in zip(talks, texts, strict=True):
+        sent = text[: len(talk.up.positions)]
+        assert len(text) - len(sent) in (0, 1)  # the last token of a text that was returned never goes up
+        assert torch.allclose(talk.up.vectors, states(llama[0], sent[None], 1), atol=1e-4)
+    alone = llama[0].generate(
+        texts[0][None, : truth["reply"][0]], **{**BEAMS, "max_new_tokens": 6, "min_new_tokens": 6}
+    )
+    assert any(torch.equal(alone[0], text) for text in texts[:3])
+    drawn = record(lm, prompts[:1], do_sample=True, num_return_sequences=2, **options).sealed.open()
+    assert drawn["length"].tolist() == [int(drawn["reply"][0]) + 6] * 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..card import Card
 from ..errors import NeedsKnowledge, UnsupportedOption
 from ..wire.view import Heard, View
 from .knowledge import Knowledge
+from .options import check
 
 
 @dataclass
@@ -72,18 +73,21 @@ class Attack(BaseEstimator):
     """Base of all attacks: `fit(view, knowledge)` prepares, `reconstruct(view)` reads; the truth is in neither.
 
     requires: what it must know (`Knowledge.has`). reads: the direction of the vectors that it looks at, or "" for
-    none. Fitting takes only public facts from the view: the place of the cut and the codec.
+    none; also: a second one. Fitting takes only public facts from the view: the place of the cut and the codec.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     reads: str = "up"
+    also: ClassVar[str] = ""
 
-    def fit(self, view: View, knowledge: Knowledge) -> Attack:
-        """Prepare; raises NeedsKnowledge, and UnsupportedOption for an observer that does not see the direction."""
+    def fit(self, view: View, knowledge: Knowledge) -> Self:
+        """Prepare; raises NeedsKnowledge, and UnsupportedOption for bad options or an observer who sees too little."""
         name = type(self).__name__
+        check(name, self.get_params())
+        if not isinstance(knowledge, Knowledge):
+            raise UnsupportedOption(f"{name}.fit takes a view and a Knowledge(...), got {type(knowledge).__name__}.")
         knowledge.grant(name, self.requires)
-        if self.reads:
-            view.check(self.reads)
+        self._sees(view)
         self.knowledge_, self.cost_, self.layers_seen_ = knowledge, Cost(), view.manifest.get("layers")
         with self.timed("fit_seconds"):
             self._fit(view, knowledge)
@@ -93,15 +97,21 @@ class Attack(BaseEstimator):
         """What the attack makes of a view; raises NeedsKnowledge, and UnsupportedOption at another cut than `fit`."""
         if not hasattr(self, "knowledge_"):
             raise NeedsKnowledge(f"{type(self).__name__} was not fitted: call fit(view, knowledge) first.")
-        if self.reads:
-            view.check(self.reads)
-            if view.manifest.get("layers") != self.layers_seen_:
-                raise UnsupportedOption(
-                    f"{type(self).__name__} was fitted to another cut than this view's: fit it again."
-                )
+        self._sees(view)
+        if self.reads and view.manifest.get("layers") != self.layers_seen_:
+            raise UnsupportedOption(f"{type(self).__name__} was fitted to another cut than this view's: fit it again.")
         self.cost_ = replace(self.cost_, read_seconds=0.0, candidates=0)  # this reading's own
         with self.timed("read_seconds"):
             return self._reconstruct(view)
+
+    def _sees(self, view: View) -> None:
+        """Raise UnsupportedOption unless this is a view of all that the attack looks at."""
+        if not isinstance(view, View):
+            raise UnsupportedOption(
+                f"{type(self).__name__} reads a view, capture.view('cloud') for one, got {type(view).__name__}."
+            )
+        for direction in filter(None, (self.also, self.reads)):
+            view.check(direction)
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
         raise NotImplementedError
@@ -126,7 +136,8 @@ class Attack(BaseEstimator):
         options = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
         known = getattr(self, "knowledge_", None)
         model = f"\n{known!r}" if known is not None else ""
-        looks = f"reads what goes {self.reads}" if self.reads else "reads no vector"
+        ways = " and ".join(filter(None, (self.reads, self.also)))
+        looks = f"reads what goes {ways}" if ways else "reads no vector"
         return f"{type(self).__name__}({options}): {looks}; needs {', '.join(self.requires) or 'nothing'}{model}"
 
     def _repr_html_(self) -> str:

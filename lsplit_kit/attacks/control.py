@@ -79,10 +79,13 @@ def length_report(found: list[Exchange], capture: Capture) -> pd.DataFrame:
     if capture.sealed is None:
         raise CaptureError("This capture has no truth to compare with; make one with attacks.record().")
     truth = capture.sealed.open()
-    if len(found) != len(truth["length"]):
-        raise CaptureError(f"The truth holds {len(truth['length'])} texts, the reconstruction {len(found)}.")
+    texts = pd.DataFrame({name: truth[name].numpy() for name in ("reply", "length")})
+    if "prompt" in truth:  # several rows of a prompt, such as beams, are steps of one session
+        texts = texts.groupby(truth["prompt"].numpy()).max()
+    if len(found) != len(texts):
+        raise CaptureError(f"The truth holds {len(texts)} texts, the reconstruction {len(found)}.")
     table = pd.DataFrame(found)
-    table["true_prompt"] = truth["reply"].numpy()
-    table["true_reply"] = (truth["length"] - truth["reply"]).numpy()
+    table["true_prompt"] = texts.reply.to_numpy()
+    table["true_reply"] = (texts.length - texts.reply).to_numpy()
     table["right"] = (table.prompt_tokens == table.true_prompt) & (table.reply_tokens == table.true_reply)
     return table

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..card import Card
 from ..errors import NeedsKnowledge, UnsupportedOption
+from .options import whole
 
 WEIGHTS = ("public", "fine-tuned", "architecture", "none")
 
@@ -40,6 +41,12 @@ class Knowledge(Card):
     shelf: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)  # worked out once, for all attacks
 
     def __post_init__(self) -> None:
+        for name, mark, such in (("model", "config", "lk.load(...)[0]"), ("tokenizer", "decode", "lk.load(...)[1]")):
+            value = getattr(self, name)
+            if value is not None and not hasattr(value, mark):
+                raise UnsupportedOption(
+                    f"{name} takes the attacker's own copy, as {such} gives it, or None, got {type(value).__name__}."
+                )
         for name in ("head", "tail"):
             if getattr(self, name) not in WEIGHTS:
                 raise UnsupportedOption(
@@ -47,10 +54,17 @@ class Knowledge(Card):
                 )
         if isinstance(self.text, str):
             raise UnsupportedOption("text takes a list of passages, got one string.")
+        if self.text is not None and not isinstance(self.text, Sequence):
+            raise UnsupportedOption(f"text takes a list of passages, or None, got {type(self.text).__name__}.")
+        odd = next((passage for passage in self.text or () if not isinstance(passage, str)), None)
+        if odd is not None:
+            raise UnsupportedOption(f"text takes a list of passages, each a text, got one that is {odd!r:.60}.")
         if self.queries is not None and not callable(self.queries):
             raise UnsupportedOption("queries takes a function from token ids [B, T] to hidden tensors [B, T, d].")
-        counts = isinstance(self.budget, int) and not isinstance(self.budget, bool) and self.budget > 0
-        if self.budget is not None and not counts:
+        for name in ("template", "codec", "layer"):
+            if not isinstance(getattr(self, name), bool):
+                raise UnsupportedOption(f"{name} takes True (known) or False, got {getattr(self, name)!r:.60}.")
+        if self.budget is not None and not whole(1).fits(self.budget):
             raise UnsupportedOption(f"budget takes a whole number of tokens from 1, or None, got {self.budget!r}.")
 
     def but(self, **changes: Any) -> Knowledge:

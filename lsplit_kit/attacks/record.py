@@ -26,28 +26,54 @@ def record(
     """Run every prompt through a split model, one session each, and seal the truth; raises UnsupportedOption.
 
     chat: each as a user's message under the tokenizer's template, if it has one. new_tokens: of a reply (0: the prompt
-    only). longest: prompts are cut to so many tokens. options: as for `generate`.
+    only). longest: prompts are cut to so many tokens. options: as for `generate`. Where a prompt has several rows, as
+    with num_beams, each is a text of the truth: what the row holds at the end, and the rest of a returned text that
+    goes on like that.
     """
     if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p for p in prompts):
         raise UnsupportedOption("record takes a list of prompts, each a text with at least one character.")
     tok = lm.lsplit_tokenizer()
     before, after = template(tok) if chat else (empty(), empty())
-    rows: dict[str, list[Tensor]] = {"ids": [], "length": [], "first": [], "stop": [], "reply": []}
+    rows: dict[str, list[Tensor]] = {"ids": [], "length": [], "first": [], "stop": [], "reply": [], "prompt": []}
     with tap(lm) as wire, torch.inference_mode():
-        for prompt in progress(prompts, "prompts", least=20):
+        for number, prompt in enumerate(progress(prompts, "prompts", least=20)):
             ids = tok(prompt, return_tensors="pt", add_special_tokens=not len(before))["input_ids"][0][:longest]
             whole = torch.cat([before, ids, after])
+            stop = len(before) + len(ids)
+            texts = [whole]
             if new_tokens:
                 settings = {"do_sample": False, "pad_token_id": tok.pad_token_id or tok.eos_token_id, **options}
-                whole = lm.generate(whole[None], max_new_tokens=new_tokens, **settings)[0]
+                texts = said(lm, whole, {"max_new_tokens": new_tokens, **settings})
             else:
                 lm(whole[None])
-            rows["ids"].append(whole)
-            stop = len(before) + len(ids)
-            bounds = {"length": len(whole), "first": len(before), "stop": stop, "reply": stop + len(after)}
-            for name, number in bounds.items():
-                rows[name].append(torch.tensor([number]))
+            for text in texts:
+                bounds = {"length": len(text), "first": len(before), "stop": stop, "reply": stop + len(after)}
+                rows["ids"].append(text)
+                for name, value in {**bounds, "prompt": number}.items():
+                    rows[name].append(torch.tensor([value]))
     return wire.capture({name: torch.cat(parts) for name, parts in rows.items()})
+
+
+def said(lm: Any, ids: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    """The text [T] of every row that `generate` makes of one prompt [n], in the order of the rows on the wire."""
+    config = options.get("generation_config") or lm.generation_config
+    several = any((options.get(n) or getattr(config, n, 1) or 1) > 1 for n in ("num_beams", "num_return_sequences"))
+    if not several:
+        return [lm.generate(ids[None], **options)[0]]
+    held = ids[None]
+
+    def look(now: Tensor, scores: Tensor) -> Tensor:
+        nonlocal held
+        held = now.clone()  # what has gone up by now, row by row
+        return scores
+
+    also = [*(options.get("logits_processor") or ()), look]
+    out = lm.generate(ids[None], **{**options, "logits_processor": also})
+    texts = []
+    for row, text in enumerate(held):
+        goes_on = (other for other in (*out[row : row + 1], *out) if torch.equal(other[: len(text)], text))
+        texts.append(next(goes_on, text))
+    return texts
 
 
 def template(tok: Any) -> tuple[Tensor, Tensor]:

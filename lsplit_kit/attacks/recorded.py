@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..card import Card
@@ -86,7 +87,8 @@ class Recorded(Card):
 
 def _stand_in(knowledge: str) -> Any:
     """The knowledge by name, without a model: enough to tell what an attack would refuse."""
-    return knowledge_of(knowledge, object(), object(), ["text"])
+    nobody = SimpleNamespace(config=None, decode=None)
+    return knowledge_of(knowledge, nobody, nobody, ["text"])
 
 
 @lru_cache(maxsize=16)

@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..quantization import Encoded, codec
 from ..wire.link import Link, begin
-from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_to_wire
+from ..wire.message import POLICIES, Exchange, Open, Sent, Step, ints_from_wire, ints_to_wire
 from ..wire.patience import Patience
 from ..wire.tap import Where
 from .call import Call
@@ -186,8 +186,9 @@ class Remote(nn.Module):
         tensor = self.down.decode(down, slot.history.dtype)
         slot.rows, slot.sent = None, step.start + step.tokens
         where = Where(
-            kind, slot.session or 0, step.step_no, step.start, pads=tuple(slot.pads or ()) if step.pads else ()
-        )
+            kind, slot.session or 0, step.step_no, step.start,
+            pads=tuple(slot.pads or ()) if step.pads else (), rows=tuple(ints_from_wire(step.rows, "rows")),
+        )  # fmt: skip
         size = tensor.numel() * tensor.element_size()
         for watch in tuple(self.watchers):  # another thread may come or go
             watch(where, [Sent("hidden", up, size)], [Sent("hidden", down, size)], done)

@@ -64,7 +64,7 @@ class Capture(Card):
         if not path.parent.is_dir():
             raise CaptureError(f"There is no folder {path.parent} to save the capture in; make it first.")
         rows = {
-            "crossings": [[*c[:11], c.pads] for c in self.crossings],
+            "crossings": [[*c[:11], c.pads, *([c.rows] if c.rows else [])] for c in self.crossings],
             **({"clock": self.clock} if self.clock else {}),
         }
         tensors = {
@@ -92,7 +92,7 @@ class Capture(Card):
                     raise CaptureError(f"{path}: capture format {manifest['format']}, this kit reads {FORMAT}.")
                 data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
                 rows = [
-                    Crossing._make([*row[:6], tuple(row[6]), *row[7:11], data.get(f"{i:06d}", b""), tuple(*row[11:])])
+                    Crossing(*[*row[:6], tuple(row[6]), *row[7:11], data.get(f"{i:06d}", b""), *map(_whole, row[11:])])
                     for i, row in enumerate(manifest.pop("crossings"))
                 ]
                 clock = tuple(map(float, manifest.pop("clock", ())))
@@ -144,3 +144,7 @@ class Capture(Card):
             **said(self.crossings),
             **seen_by(m.get("hosts", 1)),
         }
+
+
+def _whole(numbers: list[int]) -> tuple[int, ...]:
+    return tuple(map(int, numbers))

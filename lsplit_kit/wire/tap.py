@@ -36,7 +36,8 @@ class Where(NamedTuple):
     """Which step of which session a tensor belongs to; kind is "step", or "replay" for what a host had forgotten.
 
     behind: nobody waited for this step's round trip; it was under way behind another one, or did not cross at all.
-    pads: left-pad positions of each row, where the step says so.
+    pads: left-pad positions of each row, where the step says so. rows: which row each one goes on, where the step says
+    that they were re-ordered, as beams are.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Where(NamedTuple):
     start: int
     behind: bool = False
     pads: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Crossing(NamedTuple):
@@ -52,7 +54,8 @@ class Crossing(NamedTuple):
 
     tensor: bytes the values cost in the model's own number format; payload: bytes after the codec; frame: bytes counted
     in the stream (0 in process, where nothing is framed; all but their payload counts with a frame's first tensor).
-    pads: left-pad positions of each row, where the frame says so.
+    pads: left-pad positions of each row, where the frame says so. rows: the row that each one goes on, where the frame
+    says that they were re-ordered.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Crossing(NamedTuple):
     frame: int
     data: bytes
     pads: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Tap(Card):
@@ -117,7 +121,7 @@ class Tap(Card):
                 framed = 0 if not frame else len(payload) if number else frame - rest
                 self.crossings.append(
                     Crossing(
-                        name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload, where.pads
+                        name, *where[:4], direction, shape, spec, tensor, len(payload), framed, payload, *where[5:]
                     )
                 )
             if not tensors:  # a frame of control fields only

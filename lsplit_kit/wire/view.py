@@ -13,6 +13,7 @@ from torch import Tensor
 from ..card import Card
 from ..errors import CodecError, UnsupportedOption
 from ..quantization import Codec, Encoded, codec
+from .rows import Rows
 from .tap import Crossing
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ class Heard(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """One row of one session. withdrawn: vectors up that a later step replaced, such as those of rejected drafts."""
+    """One row of one session, at its end.
+
+    withdrawn: vectors up that a later step replaced or let go, such as those of rejected drafts and of beams given up.
+    """
 
     session: int
     row: int
@@ -46,7 +50,8 @@ class Conversation(NamedTuple):
 class View(Card):
     """An observer's part of a capture: crossings in its directions, their times, and what everybody knows of them.
 
-    Which frame belongs to which step, and how many positions it has, every observer knows: frames say so in clear.
+    Which frame belongs to which step, how many positions it has, and which rows go on, every observer knows: frames
+    say so in clear.
     """
 
     observer: str
@@ -66,34 +71,20 @@ class View(Card):
             raise UnsupportedOption(f"{self.observer} does not see what goes {direction}.")
 
     def conversations(self) -> list[Conversation]:
-        """The hidden vectors of every row of every session, by position; padding on the left is none of it."""
-        padded: dict[int, tuple[int, ...]] = {}
-        rows: dict[tuple[int, int], dict[str, dict[int, Tensor]]] = {}
-        withdrawn: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        """The hidden vectors of every row of every session, by position; padding on the left is none of it.
+
+        Where rows are re-ordered, as beams are, a row holds what its parent held up to there.
+        """
+        sessions: dict[int, Rows] = {}
         for c, tensor in decoded(self.crossings):
-            if c.name != "hidden":
-                continue
-            sent = self.steps.get((c.session, c.step), c.shape[1])
-            if c.start == 0:  # a step that begins anew says it again
-                padded[c.session] = c.pads or (0,) * c.shape[0]
-            for row, whole in enumerate(tensor):
-                key, pads = (c.session, row), padded.get(c.session, (0,) * c.shape[0])[row]
-                first = c.start if c.direction == "up" else c.start + sent - len(whole)
-                vectors, first = whole[max(0, pads - first) :], max(0, first - pads)
-                heard = rows.setdefault(key, {"up": {}, "down": {}})[c.direction]
-                if c.direction == "up":
-                    again = [(p, heard.pop(p)) for p in sorted(heard) if p >= first]
-                    fresh = dict(zip(range(first, first + len(vectors)), vectors, strict=True))
-                    # what comes once more at the same place is no other word
-                    gone = [(p, v) for p, v in again if p not in fresh or not torch.equal(v, fresh[p])]
-                    withdrawn.setdefault(key, []).extend(gone)
-                    heard.update(fresh)
-                else:
-                    heard.update(zip(range(first, first + len(vectors)), vectors, strict=True))
+            if c.name == "hidden":
+                sent = self.steps.get((c.session, c.step), c.shape[1])
+                sessions.setdefault(c.session, Rows()).hear(c, tensor, sent)
         return [
-            Conversation(*key, _heard(sorted(h["up"].items())), _heard(sorted(h["down"].items())),
-                         _heard(withdrawn.get(key, [])))
-            for key, h in rows.items()
+            Conversation(session, row, _heard(sorted(heard["up"].items())), _heard(sorted(heard["down"].items())),
+                         _heard(gone))
+            for session, rows in sessions.items()
+            for row, (heard, gone) in enumerate(zip(rows.heard, rows.withdrawn, strict=True))
         ]  # fmt: skip
 
     def ledger(self) -> pd.DataFrame:

@@ -55,23 +55,12 @@ class Painted(Card):
 
 
 class PictureAttack(Attack):
-    """Base of the attacks on pictures: `reconstruct` gives `Painted`. also: a second direction that it looks at."""
+    """Base of the attacks on pictures: `reconstruct` gives `Painted`."""
 
     requires: ClassVar[tuple[str, ...]] = ("scheduler", "autoencoder")
-    also: ClassVar[str] = ""
-
-    def fit(self, view: View, knowledge: Knowledge) -> PictureAttack:
-        """Prepare; raises NeedsKnowledge, and UnsupportedOption for an observer that does not see what it reads."""
-        knowledge.grant(type(self).__name__, self.requires)
-        if self.also:
-            view.check(self.also)
-        super().fit(view, knowledge)
-        return self
 
     def reconstruct(self, view: View) -> Painted:  # type: ignore[override]
         """The pictures of a view; raises NeedsKnowledge when the attack was not fitted."""
-        if self.also:
-            view.check(self.also)
         return super().reconstruct(view)  # type: ignore[return-value]
 
     def _fit(self, view: View, knowledge: Knowledge) -> None:
@@ -110,10 +99,6 @@ class PictureAttack(Attack):
 
     def _notes(self) -> dict[str, Any]:
         return {}
-
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:  # noqa: N803 (scikit-learn's name)
-        said = super().__repr__(N_CHAR_MAX)
-        return said.replace(f"goes {self.reads};", f"goes {self.reads} and {self.also};", 1) if self.also else said
 
 
 def cut_of(view: View) -> int:

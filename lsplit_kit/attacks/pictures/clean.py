@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...errors import UnsupportedOption
 from ...wire.view import View
 from .base import PictureAttack
 from .clock import Clock
@@ -17,7 +18,8 @@ from .run import Run
 class CleanEstimate(PictureAttack):
     """x0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar), through the public autoencoder.
 
-    step: the call whose pair is taken, counted from the end where negative; beliefs are of all calls. guidance: the
+    step: the call whose pair is taken, counted from the end where negative; beliefs are of all calls; reading raises
+    UnsupportedOption where a picture has no such call. guidance: the
     scale, where it does not cross; None: found out from the latents, or else the pipeline's usual one.
     """
 
@@ -27,6 +29,11 @@ class CleanEstimate(PictureAttack):
         self.step, self.guidance = step, guidance
 
     def _read(self, view: View, run: Run, clock: Clock) -> tuple[Tensor, Tensor]:
+        if not -run.calls <= self.step < run.calls:
+            raise UnsupportedOption(
+                f"CleanEstimate: there are {run.calls} calls, numbered from 0, or from -1 backwards; there is no "
+                f"{self.step}."
+            )
         outputs = [run.outputs[call] for call in range(run.calls)]
         latents = latents_of(run, clock)
         noises, self.scale_ = guided(outputs, latents, clock, view, self.knowledge_.model, self.guidance)

@@ -36,7 +36,8 @@ class PromptMatch(Attack):
 
     widths: how many likely tokens are tried before all are; narrow vocabularies are tried whole at once. tolerance: a
     row that comes so near, relative to |row|, is taken where the codec loses nothing. Notes say of how many prompts the
-    recovered text gives, through the same codec, just what crossed (`verified`), and what the negative prompts were.
+    recovered text gives, through the same codec, just what crossed (`verified`; "not checked" by who does not know the
+    codec), and what the negative prompts were.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "text encoder")
@@ -47,8 +48,8 @@ class PromptMatch(Attack):
     def _fit(self, view: View, knowledge: Knowledge) -> None:
         self.encoder_ = Encoder(knowledge.model, knowledge.tokenizer)
         self.encoder_.check()
-        self.spec_ = view.manifest["up"]
-        self.exact_ = not loses(self.spec_, torch.float32)
+        self.spec_ = view.manifest["up"] if knowledge.codec else ""
+        self.exact_ = bool(self.spec_) and not loses(self.spec_, torch.float32)
         vocabulary = self.encoder_.vocabulary
         self.log_prior_ = counted(words_of(knowledge), vocabulary)
         self.rows_ = self.encoder_.table
@@ -60,14 +61,15 @@ class PromptMatch(Attack):
             text = run.text.float()
             self.encoder_.settle(text[-1])
             read = [self._row(text, number) for number in range(len(text))]
-            verified += self._verified(text, [ids for ids, _ in read])
+            verified += bool(self.spec_) and self._verified(text, [ids for ids, _ in read])
             pictures = len(text) // 2 if len(text) % 2 == 0 and _negative(text) else 0
             negative += [self.encoder_.words(ids) for ids, _ in read[:pictures]]
             for ids, top in read[pictures:]:
                 tokens.append(ids)
                 tops.append(top)
                 positions.append(torch.arange(len(ids)))
-        notes: dict[str, Any] = {"rows": self.encoder_.layer, "verified": f"{verified} of {len(runs(view))}"}
+        checked = f"{verified} of {len(runs(view))}" if self.spec_ else "not checked"
+        notes: dict[str, Any] = {"rows": self.encoder_.layer, "verified": checked}
         if any(negative):
             notes["negative prompts"] = "; ".join(list(dict.fromkeys(filter(None, negative)))[:3])
         return Reconstruction(type(self).__name__, view.observer, tokens, tops, positions, None, self.cost_, notes)
@@ -78,6 +80,8 @@ class PromptMatch(Attack):
         ids, length = [encoder.begin], len(rows)
         start = encoder.row(torch.tensor([encoder.begin]))
         self.noise_ = float((start - rows[0]).norm())
+        if not self.spec_:  # the row that everybody knows tells whether the codec loses anything
+            self.exact_ = self.noise_ < self.tolerance * float(start.norm())
         top = [torch.tensor([encoder.begin, *[-1] * (BEST - 1)])]
         empty = self.noise_ > STRANGE * float(start.norm())
         while not empty and len(ids) < length and (len(ids) == 1 or ids[-1] != encoder.end):
@@ -118,7 +122,7 @@ class PromptMatch(Attack):
             if sure:
                 break
         order = near.indices
-        if not self.exact_ and not sure and self.knowledge_.codec:
+        if not self.exact_ and not sure and self.spec_:
             order = self._looked(search.vectors, order, text, number, len(before))
         best = search.ids[order[:BEST]]
         return torch.cat([best, best.new_full((BEST - len(best),), -1)])

@@ -14,7 +14,7 @@ from torch import Tensor
 ENOUGH, MOST, FAR = 64, 1024, 4096  # candidates: before any is believed; until the likeliest is; if none is near enough
 FEW = 256  # candidates once the text so far cannot be trusted
 SURE = math.log(100)  # the likeliest has to be so much likelier than the next, in nats
-TAIL = 4.0  # standard deviations of the length of Gaussian noise
+TAIL = 3.0  # standard deviations of the length of Gaussian noise
 MARGIN = 1.3  # of an error that is hardly exceeded, within which a candidate counts as near enough
 DENSE = 0.1  # of |h|: where noise hides so much, a neighbour that was not tried might be as near
 

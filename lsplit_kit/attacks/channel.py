@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .knowledge import Knowledge
+from .noise import ENOUGH, MARGIN, MOST, Noise
 from .study import WINDOW, Place, shelved, states, windows
 
+if TYPE_CHECKING:
+    from .search import Search
+
 SAMPLE, NEAR = 16, 4  # rows of own text that show what a codec does; candidates that are put through it
-FLIPS, MARGIN = 0.25, 1.3  # shares of the usual and of the largest error within which a candidate counts as found
-ENOUGH, MANY = (
-    64,
-    1024,
-)  # candidates tried before the nearest within the noise is believed: of an unknown, a known codec
+FLIPS = 0.25  # share of the usual error within which a candidate counts as found after the codec
+STRANGE = 0.5  # share of itself that known text has to be of what was heard: if it is less, that was another text
 
 
 class Channel:
     """What the wire does to a vector: nothing, a known codec, or an error of a size that known text shows.
 
-    noise: usual error relative to |h|; worst: one that is hardly exceeded.
+    noise: usual error of the codec relative to |h|; worst: one that is hardly exceeded. fresh: what else there is.
     """
 
     def __init__(self, place: Place, knowledge: Knowledge, tolerance: float) -> None:
         self.place, self.tolerance = place, tolerance
         self.noise = self.worst = 0.0
         self.rowwise = False
+        self.fresh: Noise | None = None
         if not place.exact:
             self.noise, self.worst, self.rowwise = shelved(
                 knowledge, ("channel", place), lambda: codec_error(place, knowledge)
             )
 
-    def hear(self, error: float) -> None:
-        """Known text came with this relative error: an unknown codec, or weights that are not quite the same."""
-        if error > max(self.tolerance, self.worst):
-            self.noise, self.worst, self.rowwise = error, error, False
+    def begins(self, known: Tensor, h: Tensor) -> bool:
+        """Whether a text's first vectors h [n, d] are those of the known beginning [n, d], whose error is heard."""
+        sent = self.place.through(known[None])[0]
+        if not alike(sent, h):
+            return False
+        length = h.norm(dim=-1).clamp_min(1e-12)
+        error = (known - h).norm(dim=-1)
+        share, largest = error / length, float((error / length).max())
+        if self.rowwise:
+            more = float(((sent - h).norm(dim=-1) / length).median()) > max(self.tolerance, FLIPS * self.noise)
+        elif self.noise:
+            more = float(share.median()) > MARGIN * self.worst
+        else:
+            more = largest > self.tolerance
+        if more:
+            self.hear(error, length)
+        elif self.noise and not self.rowwise:
+            self.worst = max(self.worst, largest)
+        return True
 
-    def found(self, tried: Tensor, h: Tensor, count: int | None = None) -> int | None:
-        """Which of the vectors tried [n, d] is h [d]; None if none of them, or if too few were tried to say.
+    def hear(self, error: Tensor, length: Tensor) -> None:
+        """Text [n] that is known came with these errors, by vectors of these lengths: no codec makes them."""
+        self.fresh = self.fresh or Noise()
+        self.fresh.hear(error, length)
 
-        count: how many were tried, where these are only the nearest.
-        """
+    def found(self, search: Search, last: int = 0) -> int | None:
+        """Which of the vectors tried, or of the newest `last`, is h; None if none is, or if too few were tried."""
+        tried, h, count = search.vectors[-last:], search.h, len(search.ids)
+        if self.fresh is not None:
+            beliefs = search.posterior(self, last)
+            best = int(beliefs.argmax())
+            likeliest = int(search.ids[-last:][best])
+            before, search.likeliest = likeliest == search.likeliest, likeliest
+            return best if self.fresh.found(tried, h, beliefs, count, before) else None
         away = self.away(tried, h)
         if not self.noise:
             best = int(away.argmin())
@@ -54,10 +82,12 @@ class Channel:
             best = int(again.argmin())
             if again[best] < max(self.tolerance, FLIPS * self.noise):
                 return int(near[best])
-        return int(near[0]) if (count or len(tried)) >= (MANY if self.rowwise else ENOUGH) else None
+        return int(near[0]) if count >= (MOST if self.rowwise else ENOUGH) else None
 
     def belief(self, tried: Tensor, h: Tensor) -> Tensor:
         """Log likelihood [n], but for a constant, of each vector tried [n, d] under this noise."""
+        if self.fresh is not None:
+            return -(tried - h).square().sum(-1) * len(h) / (2 * self.fresh.at(h) ** 2)
         spread = max(self.noise, self.tolerance)
         return -self.away(tried, h).square() * len(h) / (2 * spread**2)
 
@@ -65,6 +95,18 @@ class Channel:
     def away(tried: Tensor, h: Tensor) -> Tensor:
         """|F - h| / |h| of each of [n, d]."""
         return (tried - h).norm(dim=-1) / h.norm().clamp_min(1e-12)
+
+
+def alike(known: Tensor, h: Tensor) -> bool:
+    """Whether vectors heard [n, d] are those of known text [n, d] and an error of any size: they go along with them.
+
+    The share <h, F> / |F|^2 of each position's own direction is 1 but for noise, which spreads over all directions, and
+    near 0 for another token; what all positions have in common is taken off, and the first one has least of it.
+    """
+    middle = known[1:].mean(0) if len(known) > 2 else torch.zeros(known.shape[-1])
+    own = known - middle
+    share = ((h - middle) * own).sum(-1) / own.square().sum(-1).clamp_min(1e-12)
+    return bool(share.mean() > STRANGE and share.min() > STRANGE * share.mean())
 
 
 def codec_error(place: Place, knowledge: Knowledge) -> tuple[float, float, bool]:

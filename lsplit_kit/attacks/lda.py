@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import ClassVar
 
 import torch
@@ -39,9 +40,25 @@ class PrototypeLDA(Probe):
         spread = rest.T @ rest / len(rest)
         # with no layer before the cut nothing is left over, and any small spread does
         spread.diagonal().add_(self.penalty * spread.diagonal().mean() + FLAT * float(learned.vectors.var()))
+        self.spread_, self.clear_ = spread.float(), None  # nothing to clear vectors of
         mu, known = drawn(found, learned, self.shift_, self.weight)
         self.weights_ = torch.linalg.solve(spread, mu.double().T).float()
         self.bias_ = (-0.5 * (mu * self.weights_.T).sum(-1)).masked_fill(~known, NEVER)
 
+    def within(self, noise: float) -> PrototypeLDA:
+        """The same prototypes, for vectors with fresh noise of this standard deviation: C + noise^2 in the place of C.
+
+        (C + noise^2)^-1 mu is C (C + noise^2)^-1 on the vectors and C^-1 mu as before.
+        """
+        other = copy(self)
+        variances, axes = torch.linalg.eigh(self.spread_.double())
+        left = (variances / (variances + noise**2)).float()  # of each axis
+        axes = axes.float()
+        mu = (self.weights_.T @ axes).square() @ (variances.float() * left)  # mu' (C + noise^2)^-1 mu
+        other.bias_ = torch.where(self.bias_ == NEVER, self.bias_, -0.5 * mu)
+        other.clear_ = axes * left @ axes.T
+        return other
+
     def _scores(self, vectors: Tensor) -> Tensor:
-        return (vectors - self.shift_) @ self.weights_ + self.bias_
+        moved = vectors - self.shift_
+        return (moved if self.clear_ is None else moved @ self.clear_) @ self.weights_ + self.bias_

@@ -18,8 +18,9 @@ from ..wire.view import Heard, View
 from .attack import Attack, Reconstruction
 from .channel import Channel
 from .knowledge import Knowledge
-from .layers import STRANGE, place_of
+from .layers import place_of
 from .lda import PrototypeLDA
+from .noise import FAR, FEW, clear
 from .record import empty, template
 from .search import BEST, Search, ranked
 from .study import Place, counted, shelved, windows
@@ -60,6 +61,7 @@ class VocabMatch(Attack):
         self.place_: Place = place_of(view, knowledge, self.reads)
         self.channel_ = Channel(self.place_, knowledge, self.tolerance)
         self.lda_ = None
+        self.within_: dict[float, PrototypeLDA] = {}
         if self.proposals == "lda" and knowledge.text:
             self.lda_ = shelved(
                 knowledge, ("lda", self.place_, self.reads), lambda: _prototypes(view, knowledge, self.reads)
@@ -73,26 +75,40 @@ class VocabMatch(Attack):
 
     def _reconstruct(self, view: View) -> Reconstruction:
         heard = self.heard(view)
-        order = sorted(range(len(heard)), key=lambda i: len(heard[i].vectors))
+        # a noisy text tells of itself alone
+        channels = [copy(self.channel_) for _ in heard]
+        chats = [self._begins(h.vectors, channel) for h, channel in zip(heard, channels, strict=True)]
         found: dict[int, Tensor] = {}
-        for first in range(0, len(order), BATCH):
-            batch = order[first : first + BATCH]
-            found.update(zip(batch, self._read([heard[i] for i in batch]), strict=True))
+        for known, alike in ((empty(), False), (self.before_, True)):
+            rows = sorted((i for i, chat in enumerate(chats) if chat == alike), key=lambda i: len(heard[i].vectors))
+            for first in range(0, len(rows), BATCH):
+                some = rows[first : first + BATCH]
+                read = self._read([heard[i] for i in some], [channels[i] for i in some], known)
+                found.update(zip(some, read, strict=True))
         top = [found[i] for i in range(len(heard))]
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
             None, self.cost_, {"behind": f"{self.place_.depth} layers"},
         )  # fmt: skip
 
-    def _read(self, heard: list[Heard]) -> list[Tensor]:
-        """The best guesses [T, BEST] of several conversations, in order of length."""
+    def _begins(self, vectors: Tensor, channel: Channel) -> bool:
+        """Whether the known beginning gives the first vectors [T, d]; its error tells how noisy the wire is."""
+        count = len(self.before_)
+        if not 0 < count <= len(vectors):
+            return False
+        with torch.inference_mode():
+            head = Tries(self.knowledge_, self.place_.depth).head
+            known = shelved(
+                self.knowledge_, ("template", self.place_.depth),
+                lambda: head(self.before_[None], use_cache=False).last_hidden_state[0],
+            )  # fmt: skip
+        return channel.begins(known, vectors[:count])
+
+    def _read(self, heard: list[Heard], channels: list[Channel], known: Tensor) -> list[Tensor]:
+        """The best guesses [T, BEST] of several conversations, in order of length, that begin with known tokens [n]."""
         tries = Tries(self.knowledge_, self.place_.depth)
         rows, found = list(range(len(heard))), [[] for _ in heard]  # type: ignore[var-annotated]
-        lost, channels = (
-            [False] * len(heard),
-            [copy(self.channel_) for _ in heard],
-        )  # a noisy text tells of itself alone
-        known = self.before_ if self._begins(heard[-1].vectors, channels) else empty()
+        lost = [False] * len(heard)
         for token in known.tolist():
             for row in rows:
                 found[row].append(torch.tensor([token, *[-1] * (BEST - 1)]))
@@ -111,39 +127,26 @@ class VocabMatch(Attack):
             expected = tries.commit(best[:, :1])
         return [torch.stack(guesses) for guesses in found]
 
-    def _begins(self, vectors: Tensor, channels: list[Channel]) -> bool:
-        """Whether the known beginning gives the first vectors [T, d]; its error tells how noisy the wire is."""
-        count = len(self.before_)
-        if not 0 < count <= len(vectors):
-            return False
-        with torch.inference_mode():
-            head = Tries(self.knowledge_, self.place_.depth).head
-            away = (head(self.before_[None], use_cache=False).last_hidden_state[0] - vectors[:count]).norm(dim=-1)
-        error = float((away / vectors[:count].norm(dim=-1)).max())
-        for channel in channels if error < STRANGE and not self.channel_.rowwise else ():
-            channel.hear(error)
-        return error < STRANGE
-
     def _first(self, tries: Tries, h: Tensor, channels: list[Channel]) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] with no text before: one table of all tokens serves every row."""
         ids, vectors = torch.empty(0, dtype=torch.long), h[:0]
+        searches = [Search(one, self.log_prior_, self.rows_) for one in h]
         for block in self.log_prior_.argsort(descending=True).split(self.widths[-1]):
             key = ("start", self.place_.depth, len(block), int(block[0]))
             more = shelved(self.knowledge_, key, partial(self._start, tries, block))
             ids, vectors = torch.cat([ids, block]), torch.cat([vectors, more])
-            found = [channel.found(vectors, one) for channel, one in zip(channels, h, strict=True)]
+            for search in searches:
+                search.ids, search.vectors = ids, vectors
+            found = [channel.found(search) for channel, search in zip(channels, searches, strict=True)]
             if None not in found:
                 break
         else:
-            for channel, one, place in zip(channels, h, found, strict=True):
+            for channel, search, place in zip(channels, searches, found, strict=True):
                 if place is None:
-                    channel.hear(float(channel.away(vectors, one).min()))
-        best = []
-        for one, channel, place in zip(h, channels, found, strict=True):
-            search = Search(one, self.log_prior_, self.rows_)
-            search.ids, search.vectors = ids, vectors
-            best.append(search.best(channel, place))
-        return torch.stack(best)
+                    channel.hear(*search.error(int(search.near(1, channel))))
+        return torch.stack(
+            [s.best(channel, place) for s, channel, place in zip(searches, channels, found, strict=True)]
+        )
 
     def _start(self, tries: Tries, ids: Tensor) -> Tensor:
         return self._tried(tries, ids[None])[0]
@@ -152,10 +155,11 @@ class VocabMatch(Attack):
         self, tries: Tries, h: Tensor, expected: Tensor | None, channels: list[Channel], lost: list[bool]
     ) -> Tensor:
         """The tokens [B, BEST] of vectors [B, d] behind the text read so far; expected [B, V]: log probabilities."""
-        expected = self.log_prior_.expand(len(h), -1) if expected is None else expected
-        scores = None if self.lda_ is None else self.lda_.posterior_.tau * self.lda_._scores(h)
-        beliefs = ranked(expected[:, : len(self.rows_)], scores)
-        searches = [Search(one, belief, self.rows_) for one, belief in zip(h, beliefs, strict=True)]
+        expected = (self.log_prior_.expand(len(h), -1) if expected is None else expected)[:, : len(self.rows_)]
+        searches = [
+            Search(one, belief, self.rows_, prior)
+            for one, belief, prior in zip(h, ranked(expected, self._seen(h, channels)), expected, strict=True)
+        ]
         best: list[Tensor | None] = [None] * len(h)
         done = 0
         for width in self.widths[:2]:  # side by side, as many of each row
@@ -166,35 +170,60 @@ class VocabMatch(Attack):
             vectors = self._tried(tries, ids, None if len(waiting) == len(h) else waiting)
             for i, some, states in zip(waiting, ids, vectors, strict=True):
                 searches[i].add(some, states)
-                place = channels[i].found(searches[i].vectors, h[i])
+                place = channels[i].found(searches[i])
                 if place is not None:
                     best[i] = searches[i].best(channels[i], place)
             done = width
-        for i, search in enumerate(searches):
-            if best[i] is None:
-                place = None if lost[i] else self._widened(tries, search, channels[i], i)
-                lost[i] |= place is None
-                best[i] = search.best(channels[i], place)
+        for i, (search, channel) in enumerate(zip(searches, channels, strict=True)):
+            place = None
+            noisy, open_ = channel.fresh is not None, best[i] is None
+            if open_:
+                place = None if lost[i] and not noisy else self._widened(tries, search, channel, i, lost[i])
+                best[i] = search.best(channel, place)
+            if noisy:
+                channel.hear(*search.error(int(best[i][0])))  # type: ignore[index]
+            if open_ and place is None:
+                best[i] = search.best(channel, None)  # the noise may have turned out to be larger
+                lost[i] = not noisy or not clear(search.posterior(channel))
+            elif noisy:
+                lost[i] = False
         return torch.stack(best)  # type: ignore[arg-type]
 
-    def _widened(self, tries: Tries, search: Search, channel: Channel, row: int) -> int | None:
+    def _seen(self, h: Tensor, channels: list[Channel]) -> Tensor | None:
+        """What prototypes make of vectors [B, d]: log beliefs [B, V] but for a constant; None without prototypes."""
+        if self.lda_ is None:
+            return None
+        scores = h.new_empty(len(h), len(self.rows_))
+        levels = [c.fresh.level(one) if c.fresh is not None else None for c, one in zip(channels, h, strict=True)]
+        for level in dict.fromkeys(levels):
+            if level is not None and level not in self.within_:
+                self.within_[level] = self.lda_.within(level)
+            rows = [i for i, own in enumerate(levels) if own == level]
+            scores[rows] = (self.lda_ if level is None else self.within_[level])._scores(h[rows])
+        return self.lda_.posterior_.tau * scores
+
+    def _widened(self, tries: Tries, search: Search, channel: Channel, row: int, lost: bool) -> int | None:
         """Try more and more tokens of a row, all in the end; which of those tried was found."""
         whole = len(self.rows_)
         for width in (*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole):
             ids = search.more(width - len(search.ids))
             if len(ids):
                 search.add(ids, self._tried(tries, ids[None], [row], rough=True)[0])
-            near = search.near(LOOKS)
+            near = search.near(LOOKS, channel)
             search.add(near, self._tried(tries, near[None], [row])[0])
-            place = channel.found(search.vectors[-len(near) :], search.h, len(search.ids))
+            place = channel.found(search, len(near))
             if place is not None:
                 return len(search.ids) - len(near) + place
+            if channel.fresh is not None and len(search.ids) >= (FEW if lost else FAR):
+                return None
+        if channel.fresh is not None:
+            return None
         # all were tried: an error larger than any so far, unless the second nearest fits as well as the nearest
         away = channel.away(search.vectors[-len(near) :], search.h)
         best, second = (float(a) for a in away.topk(2, largest=False).values)
         if best > CLEAR * second:
             return None
-        channel.hear(best)
+        channel.hear(*search.error(int(near[away.argmin()])))
         return len(search.ids) - len(near) + int(away.argmin())
 
     def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:

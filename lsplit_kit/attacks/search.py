@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .channel import Channel
+if TYPE_CHECKING:
+    from .channel import Channel
 
 BEST = 10  # guesses that are kept
 FLOOR = 1e-3  # of the belief that a token is any other than the ones the prototypes point at
@@ -24,10 +26,15 @@ def ranked(expected: Tensor, scores: Tensor | None) -> Tensor:
 
 
 class Search:
-    """One position: the vector h [d], beliefs [V] before anything was tried, and the candidates tried so far."""
+    """One position: the vector h [d], beliefs [V] before anything was tried, and the candidates tried so far.
 
-    def __init__(self, h: Tensor, beliefs: Tensor, rows: Tensor) -> None:
+    prior: log p(v | text so far) [V], where the beliefs have seen h already.
+    """
+
+    def __init__(self, h: Tensor, beliefs: Tensor, rows: Tensor, prior: Tensor | None = None) -> None:
         self.h, self.beliefs, self.rows = h, beliefs, rows
+        self.prior = beliefs if prior is None else prior
+        self.likeliest = -1  # the id at the last look
         self.ids = torch.empty(0, dtype=torch.long)
         self.vectors = h.new_empty(0, len(h))
 
@@ -70,13 +77,21 @@ class Search:
         self.ids = torch.cat([self.ids[old], ids])
         self.vectors = torch.cat([self.vectors[old], vectors.float()])
 
-    def near(self, count: int) -> Tensor:
-        """The ids [count] tried whose vectors are nearest."""
-        return self.ids[(self.vectors - self.h).norm(dim=-1).topk(min(count, len(self.ids)), largest=False).indices]
+    def posterior(self, channel: Channel, last: int = 0) -> Tensor:
+        """Log posterior, but for a constant, of those tried, or of the newest `last`."""
+        return channel.belief(self.vectors[-last:], self.h) + self.prior[self.ids[-last:]]
+
+    def near(self, count: int, channel: Channel) -> Tensor:
+        """The ids [count] tried that are likeliest."""
+        return self.ids[self.posterior(channel).topk(min(count, len(self.ids))).indices]
+
+    def error(self, token: int) -> tuple[Tensor, Tensor]:
+        """|F - h| and |h| [1] of a token that was tried."""
+        return (self.vectors[self.ids == token] - self.h).norm(dim=-1)[:1], self.h.norm()[None]
 
     def best(self, channel: Channel, found: int | None) -> Tensor:
         """The likeliest ids [BEST] of those tried, the one that was found first; -1 where fewer were tried."""
-        belief = channel.belief(self.vectors, self.h) + self.beliefs[self.ids]
+        belief = self.posterior(channel)
         if found is not None:
             belief[found] = torch.inf
         best = self.ids[belief.topk(min(BEST, len(self.ids))).indices]

@@ -199,11 +199,13 @@ def test_a_beams_row_holds_what_its_parents_held(llama, ids, policy, body, tmp_p
     if policy != "none":  # which sends the rows whole, in their new order
         ways = [c.rows for c in capture.crossings if c.rows]
         assert ways and ways[::2] == ways[1::2] and any(rows != (0, 1, 2) for rows in ways)
-    talks = lk.Capture.load(capture.save(tmp_path / "beams.lsplit")).view("cloud").conversations()
+    saved = lk.Capture.load(capture.save(tmp_path / "beams.lsplit"))
+    talks, downs = (saved.view(observer).conversations() for observer in ("cloud", "eavesdrop_down"))
     assert [t.row for t in talks] == [0, 1, 2] and len({tuple(text.tolist()) for text in held}) == 3
-    for talk, text in zip(talks, held, strict=True):
+    for talk, alone, text in zip(talks, downs, held, strict=True):
         assert talk.up.positions.tolist() == list(range(len(text))) == talk.down.positions.tolist()
         assert torch.allclose(talk.up.vectors, states(llama[0], text[None], 2), atol=1e-4)
+        assert torch.equal(talk.down.vectors, alone.down.vectors)
         last = states(llama[0], text[None], len(llama[0].model.layers) - 1)
         assert torch.allclose(talk.down.vectors, last, atol=1e-4)
 

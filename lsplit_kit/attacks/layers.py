@@ -1,4 +1,4 @@
-"""An unknown cut is found from one vector: only at the right depth does a known or likely token give it."""
+"""An unknown cut is found from how a text begins: only at the right depth do known or likely tokens give its vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An unknown cut is found from how a text begins: only at the right depth do known or likely tokens give its vectors."""
+"""An unknown cut is found from how a text begins: its vectors are those of known or likely tokens at one depth only."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Noise:
         self.usual, self.high = float(seen.median()), float(seen.quantile(0.95))
 
     def at(self, h: Tensor) -> float:
-        """The usual length of the error of h [d]."""
-        return self.usual * float(h.norm()) if self.relative else self.usual
+        """The usual length of the error of h [d], never 0."""
+        return max(1e-12, self.usual * float(h.norm()) if self.relative else self.usual)
 
     def level(self, h: Tensor) -> float | None:
         """The standard deviation on each channel of h [d], to a fifth; None where it is too little to matter."""

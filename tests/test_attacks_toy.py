@@ -193,7 +193,7 @@ def test_too_few_queries_are_a_sentence(toy, captures):
         toy[1].but(budget=True)
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [(0.01, 1, 1), (0.05, 0.3, 0.99), (0.5, 0, 0.1)])
+@pytest.mark.parametrize(("share", "least", "most"), [(0.01, 1, 1), (0.05, 1, 1), (0.1, 0.3, 0.99), (0.5, 0, 0.1)])
 def test_a_head_near_the_public_one_is_read_and_a_far_one_is_not(toy, share, least, most):
     """share: of each weight's standard deviation by which the learner's embeddings and head differ at random."""
     own, draw = copy.deepcopy(toy[0]), torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from .logit_lens import LogitLens
 from .match import VocabMatch
 from .nearest import NearestEmbedding
 from .prior import PriorOnly
-from .record import record
+from .record import noisy, record
 from .report import Agreement, Report, agreement, report
 from .ridge import Ridge
 from .run_tail import RunTail
@@ -25,5 +25,5 @@ from .tuned_lens import TunedLens
 __all__ = [
     "Agreement", "Attack", "Cost", "Knowledge", "LogitLens", "NearestEmbedding", "PriorOnly", "PrototypeLDA",
     "Reconstruction", "Report", "Ridge", "RunTail", "SequenceInverter", "SoftEmbedding", "TunedLens", "VocabMatch",
-    "agreement", "misfit", "record", "report",
+    "agreement", "misfit", "noisy", "record", "report",
 ]  # fmt: skip

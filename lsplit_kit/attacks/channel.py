@@ -68,7 +68,8 @@ class Channel:
             best = int(beliefs.argmax())
             likeliest = int(search.ids[-last:][best])
             before, search.likeliest = likeliest == search.likeliest, likeliest
-            return best if self.fresh.found(tried, h, beliefs, count, before) else None
+            left = 1 - float(search.prior[search.ids].exp().sum())
+            return best if self.fresh.found(tried, h, beliefs, count, left, before) else None
         away = self.away(tried, h)
         if not self.noise:
             best = int(away.argmin())

@@ -1,4 +1,4 @@
-"""An unknown cut is found from one vector: only at the right depth does a known or likely token give it."""
+"""An unknown cut is found from how a text begins: its vectors are those of known or likely tokens at one depth only."""
 
 from __future__ import annotations
 

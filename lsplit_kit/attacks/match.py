@@ -40,8 +40,9 @@ class VocabMatch(Attack):
     does who has no text to fit with; who has the head's weights and no others expects what is frequent. reads: "up", or
     "down" with the body's weights too.
     tolerance: a candidate whose vector is so close, relative to |h|, is taken at once where the wire is exact. Behind a
-    codec it is taken when it rounds to what crossed. Where nothing fits, the likeliest of all tried is taken: the
-    maximum of log p(v | prefix) - |F - h|^2 / 2 s^2.
+    codec it is taken when it rounds to what crossed. Behind noise it is the maximum of log p(v | prefix) -
+    |F - h|^2 / 2 s^2 of ever more candidates, until the next likeliest is far behind (`Noise`); s is told by the
+    template's known tokens and by what was read before. Where nothing fits, the likeliest of all tried is taken.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights")

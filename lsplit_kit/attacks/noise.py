@@ -13,8 +13,9 @@ from torch import Tensor
 
 ENOUGH, MOST, FAR = 64, 1024, 4096  # candidates: before any is believed; until the likeliest is; if none is near enough
 FEW = 256  # candidates once the text so far cannot be trusted
-SURE = math.log(100)  # the likeliest has to be so much likelier than the next, in nats
-TAIL = 3.0  # standard deviations of the length of Gaussian noise
+SURE = math.log(1000)  # the likeliest has to be so much likelier than the next, in nats
+LEFT = 0.1  # of the prior: where more of it was not tried, no candidate is the right one yet
+OFTEN, TAIL = 1.5, 3.0  # standard deviations of the length of noise: most errors are shorter, hardly one is longer
 MARGIN = 1.3  # of an error that is hardly exceeded, within which a candidate counts as near enough
 DENSE = 0.1  # of |h|: where noise hides so much, a neighbour that was not tried might be as near
 
@@ -37,8 +38,8 @@ class Noise:
         self.usual, self.high = float(seen.median()), float(seen.quantile(0.95))
 
     def at(self, h: Tensor) -> float:
-        """The usual length of the error of h [d]."""
-        return self.usual * float(h.norm()) if self.relative else self.usual
+        """The usual length of the error of h [d], never 0."""
+        return max(1e-12, self.usual * float(h.norm()) if self.relative else self.usual)
 
     def level(self, h: Tensor) -> float | None:
         """The standard deviation on each channel of h [d], to a fifth; None where it is too little to matter."""
@@ -47,20 +48,21 @@ class Noise:
             return None
         return 2.0 ** (round(4 * math.log2(length / math.sqrt(len(h)))) / 4)
 
-    def found(self, tried: Tensor, h: Tensor, beliefs: Tensor, count: int, before: bool) -> bool:
+    def found(self, tried: Tensor, h: Tensor, beliefs: Tensor, count: int, left: float, before: bool) -> bool:
         """Whether the likeliest of the vectors tried [n, d] is h [d]; False while another might be.
 
-        beliefs: log posteriors [n] of these, but for a constant; count: how many were tried in all; before: whether it
-        was the likeliest as well when there were fewer.
+        beliefs: log posteriors [n] of these, but for a constant; count: how many were tried in all; left: how likely
+        it was, before h was heard, that it is none of them; before: whether the likeliest was so when there were fewer.
         """
         usual, high = self.at(h), self.high / self.usual
-        gaussian = 1 + TAIL / math.sqrt(2 * len(h))
-        most = gaussian if high <= gaussian else MARGIN * high
-        if count < ENOUGH or float((tried[beliefs.argmax()] - h).norm()) > most * usual:
+        unit = 1 / math.sqrt(2 * len(h))  # the spread of the length of Gaussian noise, a share of it
+        often, most = (1 + OFTEN * unit, 1 + TAIL * unit) if high <= 1 + TAIL * unit else (high, MARGIN * high)
+        away = float((tried[beliefs.argmax()] - h).norm()) / usual
+        if count < ENOUGH or away > most:
             return False
         hidden = usual * math.sqrt(most**2 - 1)  # how far from the right one a wrong one is near enough
-        settled = clear(beliefs) and (before or hidden < DENSE * float(h.norm()))
-        return settled or count >= MOST
+        settled = (before and left < LEFT and away < often) or hidden < DENSE * float(h.norm())
+        return (settled and clear(beliefs)) or count >= MOST
 
 
 def clear(beliefs: Tensor) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOption
 from ..progress import progress
 from ..wire.capture import Capture
-from ..wire.tap import tap
+from ..wire.tap import Crossing, tap
 
 
 def record(
@@ -74,6 +77,30 @@ def said(lm: Any, ids: Tensor, options: dict[str, Any]) -> list[Tensor]:
         goes_on = (other for other in (*out[row : row + 1], *out) if torch.equal(other[: len(text)], text))
         texts.append(next(goes_on, text))
     return texts
+
+
+def noisy(capture: Capture, sigma: float, seed: int = 0) -> Capture:
+    """The capture, had the local side added fresh Gaussian noise to what went up; raises UnsupportedOption.
+
+    sigma: its standard deviation, in units of the RMS of the vectors that went up, those of position 0 left out, which
+    may be many times as long. Vectors have to have crossed as they were (fp32); replies are those without noise.
+    """
+    if not sigma >= 0 or math.isinf(sigma) or capture.manifest["up"] != "fp32":
+        raise UnsupportedOption(
+            f"noisy takes a sigma of 0 or more and vectors that went up as fp32, got {sigma!r} and "
+            f"{capture.manifest['up']!r}."
+        )
+    heard = [c.up for c in capture.view("eavesdrop_up").conversations()]
+    rms = float(torch.cat([h.vectors[h.positions > 0] for h in heard]).square().mean().sqrt())
+    draw = torch.Generator().manual_seed(seed)
+
+    def louder(c: Crossing) -> Crossing:
+        if c.direction != "up" or c.name != "hidden":
+            return c
+        clean = torch.from_numpy(np.frombuffer(c.data, "<f4").copy())
+        return c._replace(data=(clean + sigma * rms * torch.randn(clean.shape, generator=draw)).numpy().tobytes())
+
+    return replace(capture, crossings=tuple(map(louder, capture.crossings)))
 
 
 def template(tok: Any) -> tuple[Tensor, Tensor]:

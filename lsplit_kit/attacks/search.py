@@ -42,7 +42,7 @@ class Search:
         """The likeliest ids [count], those of `always` among them."""
         beliefs = self.beliefs.clone()
         beliefs[always] = torch.inf
-        return beliefs.topk(count).indices
+        return beliefs.topk(min(count, len(beliefs))).indices
 
     def more(self, count: int) -> Tensor:
         """New ids [count]: half the likeliest, half those whose embedding the candidates tried point to.

@@ -152,8 +152,8 @@ def certs_revoke(
     left = revoke(folder, names)
     print(
         f"revoked: {', '.join(dict.fromkeys(names))}; valid files: {len(left)}\n"
-        f"A host on this machine knows at once; for one elsewhere copy {folder / 'host' / 'revoked.pem'} there, beside "
-        "its host.pem."
+        f"A host that runs on this folder knows at once; for another copy {folder / 'host' / 'revoked.pem'} there, "
+        "beside its host.pem."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
@@ -14,7 +15,7 @@ def one_arena() -> None:
     computed: twenty connections cost as much again as their sessions. A host computes one step at a time, so threads
     hardly ever wait for the one arena.
     """
-    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    option = getattr(_glibc(), "mallopt", None)
     if option is not None:
         option(ARENA_MAX, 1)
 
@@ -24,6 +25,11 @@ def give_back() -> None:
 
     Sessions that come and go leave gaps, into which those of other lengths do not fit.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_glibc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The process's own C library; None on Windows, which has no name for it."""
+    return None if sys.platform == "win32" else ctypes.CDLL(None)

@@ -25,7 +25,7 @@ COUNTERS = {
     "hits": "steps that found what their session remembers",
     "misses": "steps whose session, or what it remembered, was gone",
     "evictions": "sessions that were made to forget",
-    "refused": "steps that found the queue full",
+    "refused": "steps answered with Busy: the queue was full, or the memory taken by steps under way",
 }
 
 

@@ -286,6 +286,23 @@ def test_two_clients_do_not_wait_for_each_other():
     one_after_another(Turns(Pool(gather=True), window=60.0), ["a", "b"], lambda rows: len(rows) > 40)
 
 
+def test_nobody_is_waited_for_who_cannot_join():
+    """Of four who ask one after the other, two of each kind are too few; and none waits while another could go."""
+    turns, kinds, done = Turns(Pool(gather=True), window=60.0), {name: object() for name in "ab"}, []
+
+    def call(owner):
+        for _ in range(10):
+            turns.run(owner, Gate().work(owner), kinds[owner[0]])
+        done.append(owner)
+
+    threads = [threading.Thread(target=call, args=(owner,), daemon=True) for owner in ("a1", "a2", "b1", "b2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(done) == ["a1", "a2", "b1", "b2"]
+
+
 @pytest.mark.parametrize(
     ("pause", "comes"), [(1.0, False), (2.5, True), (4.0, True), (4.5, False)], ids=["away", "late", "soon", "slow"]
 )

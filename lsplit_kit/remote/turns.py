@@ -72,7 +72,7 @@ class Turns:
         self.rows: deque[int] = deque(maxlen=256)  # steps of that turn
         self.refused = 0
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # the owner at the front is next
-        self._habits: dict[str, Habit] = {}
+        self._habits: dict[tuple[str, object], Habit] = {}  # by owner and what its steps may be joined with
         self._running = False
         self._changed = threading.Condition()
 
@@ -131,7 +131,7 @@ class Turns:
             if all_ >= self.waiting or own >= self.each:
                 raise self._busy(all_, own)
             if job.joins is not None:
-                habit = self._habits.setdefault(job.owner, Habit())
+                habit = self._habits.setdefault((job.owner, job.joins), Habit())
                 habit.came, habit.pause = job.since, job.since - habit.answered
             if self._running:
                 self._queues.setdefault(job.owner, deque()).append(job)
@@ -174,10 +174,15 @@ class Turns:
             while True:
                 waiting = [q[0] for q in self._queues.values() if q and q[0].joins is job.joins][: MOST - 1]
                 now = time.perf_counter()
-                self._habits = {owner: h for owner, h in self._habits.items() if h.came > now - RECENT}
-                here = {job.owner, *(mate.owner for mate in waiting)}
-                due = [o for o, h in self._habits.items() if o not in here and h.comes(began - self.window, end)]
-                enough = not due or len(here) + len(due) < FEW or len(here) >= MOST
+                self._habits = {key: h for key, h in self._habits.items() if h.came > now - RECENT}
+                here = {job.owner, *self._queues}  # of these, nobody else's step is waited for
+                due = sum(
+                    h.comes(began - self.window, end)
+                    for (owner, joins), h in self._habits.items()
+                    if joins is job.joins and owner not in here
+                )
+                others = any(q[0].joins is not job.joins for q in self._queues.values() if q)
+                enough = not due or others or 1 + len(waiting) + due < FEW or 1 + len(waiting) >= MOST
                 if now >= end or enough:
                     break
                 self._changed.wait(end - now)
@@ -227,8 +232,8 @@ class Turns:
         now = time.perf_counter()
         with self._changed:
             for each in (job, *mates):
-                if each.done and each.owner in self._habits:
-                    self._habits[each.owner].answered = now
+                if each.done and (each.owner, each.joins) in self._habits:
+                    self._habits[each.owner, each.joins].answered = now
             if not job.done:
                 self._queues.setdefault(job.owner, deque()).appendleft(job)
                 self._queues.move_to_end(job.owner)

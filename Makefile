@@ -21,10 +21,11 @@ help:
 	@echo "make clean         remove .venv and caches"
 
 # torch goes in alone and first, so that the solver settles the largest wheel once; torchvision is never needed.
+# Nothing is byte-compiled ahead: that takes as long as the rest, and Python does it for what is imported.
 $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[all]"
 	touch $(STAMP)
 
 demo: $(STAMP)

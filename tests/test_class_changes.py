@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 import lsplit_kit as lk
 from lsplit_kit import cli, errors
 from lsplit_kit.models.partial import load_body
-from lsplit_kit.remote import changes, register
+from lsplit_kit.remote import changes
 from lsplit_kit.remote.authority import Authority, Bundle
 from lsplit_kit.remote.certificates import KEY, make_class
 from lsplit_kit.remote.changes import add_students, revoke
 from lsplit_kit.remote.classroom import prepare
 from lsplit_kit.remote.client import RpycLink
-from lsplit_kit.remote.gate import Gate
 from lsplit_kit.remote.register import read_register, valid
+from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 
@@ -60,11 +60,7 @@ def kept(folder, name):
 
 
 def files(folder):
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != register.LOCK
-    }
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # -- over TLS --------------------------------------------------------------------------------------
@@ -102,49 +98,6 @@ def test_a_connection_of_somebody_revoked_is_ended_and_the_others_go_on(folder):
             out(PROMPT)
         assert torch.equal(stays(PROMPT).logits, whole(PROMPT).logits) and stays.remote.link.epoch == 0
         out.close(), stays.close()
-
-
-def test_a_class_made_anew_puts_everybody_of_the_old_one_out_at_a_host_that_runs(folder):
-    old, lost = kept(folder, "ann"), kept(folder, "bo")
-    authority = Authority.read(folder / KEY)  # whoever has it makes files of the old class
-    with hosting(folder) as server:
-        revoke(folder, ["bo"])
-        link = RpycLink(server.address, 20, certificate=old)
-        server.sweep()
-        assert link.health().ready and link.epoch == 0
-        make_class(folder, ["ann"], overwrite=True)
-        server.sweep()
-        end = time.monotonic() + 10
-        while server._named and time.monotonic() < end:
-            time.sleep(0.02)
-        assert not server._named  # nobody is left inside
-        forged = folder.parent / "eve.pem"
-        forged.write_bytes(authority.issue("eve"))
-        for path in (old, lost, forged):
-            with pytest.raises(errors.AuthError, match="is not of the class of"):
-                RpycLink(server.address, 20, certificate=path)
-        enter(folder, server, "ann").close()
-        link.close()
-        revoke(folder, ["ann"])  # the new class has a list of its own
-        server.sweep()
-        assert len(server._door.gate.terms.revoked) == 1
-
-
-def test_a_host_goes_on_with_the_class_it_knows_while_the_new_one_cannot_be_read(folder, caplog):
-    path = folder / "host" / "host.pem"
-    good = path.read_bytes()
-    with hosting(folder) as server, enter(folder, server, "bo") as link:
-        for content in (good[: len(good) // 2], b""):
-            path.write_bytes(content)
-            server.sweep()
-            assert link.health().ready
-        path.unlink()
-        server.sweep()
-        enter(folder, server, "ann").close()
-        path.write_bytes(good)
-        server.sweep()
-        enter(folder, server, "ann").close()
-        assert link.health().ready and link.epoch == 0
 
 
 def test_who_joins_comes_in_at_a_host_that_runs(folder):
@@ -236,35 +189,6 @@ def test_a_mistake_is_one_sentence_and_changes_nothing(folder, change, words):
     with pytest.raises(errors.UnsupportedOption, match=words) as caught:
         change(folder)
     assert "\n" not in str(caught.value) and files(folder) == before
-
-
-def test_two_who_change_a_class_at_once_wait_for_each_other(folder, monkeypatch):
-    write, inside, seen = changes.write_bundle, threading.Event(), []
-
-    def slow(path, content):
-        write(path, content)
-        inside.set()
-        time.sleep(0.3)  # time enough for the other to read the list that is about to change
-
-    monkeypatch.setattr(changes, "write_bundle", slow)
-    adds = threading.Thread(target=lambda: seen.append(add_students(folder, 1)))
-    adds.start()
-    assert inside.wait(10)
-    assert revoke(folder, ["ann"]) == ("bo", "student-01")
-    adds.join()
-    assert seen == [("student-01",)] and valid(read_register(folder)) == ("bo", "student-01")
-    with register.alone(folder), monkeypatch.context() as patched:
-        patched.setattr(register, "LOCK_SECONDS", 0.1)
-        with pytest.raises(errors.UnsupportedOption, match="Another command is changing"):
-            revoke(folder, ["bo"])
-
-
-def test_a_file_that_the_list_does_not_know_is_not_touched(folder):
-    mine = folder / "students" / "cy.pem"
-    mine.write_text("mine")
-    with pytest.raises(errors.UnsupportedOption, match=r"cy.pem is there, .* remove it first"):
-        add_students(folder, ["bea", "cy"])
-    assert mine.read_text() == "mine" and not (folder / "students" / "bea.pem").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", "ca"])

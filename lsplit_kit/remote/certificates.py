@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import ipaddress
 import os
 import re
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from ..errors import UnsupportedOption
 from .authority import Authority, Bundle
 from .protocol import safe_text
-from .register import LOCK, REGISTER, Entry, alone, write_register
+from .register import REGISTER, Entry, write_register
 from .tls import LOOPBACK
 
 MOST_STUDENTS, MOST_DAYS, DAYS = 1000, 3650, 200
@@ -26,7 +25,7 @@ RESERVED = {"token", "anyone", "host"}  # what the host calls a peer that has no
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 KEY = "authority.pem"  # in the class's folder: who has it can issue certificates of the class
-_PARTS, _OLD = {"ca.pem", "README.txt", "host", "students", KEY, REGISTER, LOCK}, ".old"
+_PARTS = {"ca.pem", "README.txt", "host", "students", KEY, REGISTER}
 _README = """A class of lsplit_kit, valid until {until:%Y-%m-%d}. Keep this folder to yourself.
 
 host/host.pem      for the machine that runs the host, and for nobody else:
@@ -152,28 +151,18 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise UnsupportedOption(f"There is no folder {folder.parent} to put the class in.")
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not _is_class(folder):
-        raise UnsupportedOption(
-            f"{folder} is there, and is no class or holds other files as well; it is not replaced: take another folder."
-        )
     if not overwrite:
         raise UnsupportedOption(
-            f"There is a class in {folder}; take another folder, or replace it with lsplit certs class --overwrite: "
-            "bundles that were handed out are worth nothing then."
+            f"{folder} is there already; take another folder, or replace it (--overwrite): bundles that were handed "
+            "out are worth nothing once its hosts were started anew."
         )
-
-
-def _is_class(folder: Path) -> bool:
-    """Whether a folder holds a class and nothing else."""
-    return (folder / "ca.pem").is_file() and _is_ours(folder)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether all in a folder is what a class has."""
-    if not folder.is_dir() or folder.is_symlink():
-        return False
-    bundles = [each for part in ("host", "students") for each in (folder / part).glob("*")]
-    return {each.name for each in folder.iterdir()} <= _PARTS and all(each.suffix == ".pem" for each in bundles)
+    inside = set[str]()
+    if folder.is_dir() and not folder.is_symlink():
+        inside = {each.name for each in folder.iterdir()}
+        bundles = [each for part in ("host", "students") for each in (folder / part).glob("*")]
+        inside |= {each.name for each in bundles if each.suffix != ".pem"}
+    if "ca.pem" not in inside or inside - _PARTS:
+        raise UnsupportedOption(f"{folder} is no class, or holds other files as well; it is not replaced.")
 
 
 def _write(folder: Path, made: Class, authority: Authority) -> None:
@@ -199,6 +188,7 @@ def write_bundle(path: Path, content: bytes) -> None:
 
 def _move(draft: Path, folder: Path, overwrite: bool) -> None:
     """Put the new class where it belongs; an old one is out of the way for a moment, and back if that fails."""
+    old = draft.with_name(f"{draft.name}.old")
     if not overwrite or not os.path.lexists(folder):
         try:
             os.rename(draft, folder)  # onto a folder with something in it, which somebody made meanwhile, it fails
@@ -206,24 +196,11 @@ def _move(draft: Path, folder: Path, overwrite: bool) -> None:
             _check_place(folder, overwrite)
             raise
         return
-    old = draft.with_name(f"{draft.name}{_OLD}")
-    with alone(folder):
-        try:
-            os.rename(folder, old)
-            os.rename(draft, folder)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.rename(old, folder)
-            raise
     try:
-        _sweep(folder)
-    except BaseException:  # Ctrl-C: another one takes it at its word
-        _sweep(folder)
+        os.rename(folder, old)
+        os.rename(draft, folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rename(old, folder)
         raise
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what classes that were replaced have left beside this one, also where that was interrupted before."""
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*{_OLD}"):
-        if _is_ours(old):
-            shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import UnsupportedOption
 from .authority import Authority, Bundle
 from .certificates import KEY, check_many, check_names, write_bundle
-from .gate import LIST
 from .protocol import safe_text
-from .register import Entry, alone, read_register, replace, valid, write_register
+from .register import Entry, read_register, replace, valid, write_register
+from .revoked import LIST
 
 _NUMBERED = re.compile(r"student-(\d+)")
 
@@ -25,36 +24,34 @@ def add_students(folder: str | os.PathLike[str], students: int | Sequence[str]) 
     The host need not be told. A name whose certificates were all revoked can be given again. Raises
     UnsupportedOption, AuthError.
     """
-    with _opened(folder) as (folder, entries, authority):
-        if isinstance(students, int):
-            check_many(students)
-            last = max([int(found[1]) for each in entries if (found := _NUMBERED.fullmatch(each.name))], default=0)
-            students = [f"student-{number:02}" for number in range(last + 1, last + 1 + students)]
-        names, there = check_names(students), valid(entries)
-        check_many(len(there) + len(names))
-        taken = {name.lower() for name in there}
-        paths = {name: folder / "students" / f"{name}.pem" for name in names}
-        for name, path in paths.items():
-            if name.lower() in taken:
-                raise UnsupportedOption(
-                    f"{name!r} is in the class already; take another name, or revoke the old file first: "
-                    f"lsplit certs revoke {folder} {name}"
-                )
-            if os.path.lexists(path):
-                raise UnsupportedOption(f"{path} is there, and the class's list does not know it; remove it first.")
-        try:
-            (folder / "students").mkdir(mode=0o700, exist_ok=True)
-            for name, path in paths.items():
-                write_bundle(path, authority.issue(name))
-            made = [Entry(name, Bundle(path).serial) for name, path in paths.items()]
-            write_register(folder, [*entries, *made])
-        except BaseException as err:
-            for path in paths.values():
-                path.unlink(missing_ok=True)
-            if isinstance(err, OSError):
-                raise UnsupportedOption(f"The class in {folder} cannot be changed ({err.strerror or err}).") from None
-            raise
-        return names
+    folder, entries, authority = _opened(folder)
+    if isinstance(students, int):
+        check_many(students)
+        last = max([int(found[1]) for each in entries if (found := _NUMBERED.fullmatch(each.name))], default=0)
+        students = [f"student-{number:02}" for number in range(last + 1, last + 1 + students)]
+    names, there = check_names(students), valid(entries)
+    check_many(len(there) + len(names))
+    taken = {name.lower() for name in there}
+    for name in names:
+        if name.lower() in taken:
+            raise UnsupportedOption(
+                f"{name!r} is in the class already; take another name, or revoke the old file first: "
+                f"lsplit certs revoke {folder} {name}"
+            )
+    place, made = folder / "students", list[Path]()
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        for name in names:
+            made.append(place / f"{name}.pem")
+            write_bundle(made[-1], authority.issue(name))
+        write_register(folder, [*entries, *(Entry(path.stem, Bundle(path).serial) for path in made)])
+    except BaseException as err:
+        for path in made:
+            path.unlink(missing_ok=True)
+        if isinstance(err, OSError):
+            raise UnsupportedOption(f"The class in {folder} cannot be changed ({err.strerror or err}).") from None
+        raise
+    return names
 
 
 def revoke(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -63,40 +60,34 @@ def revoke(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[str, .
     The list is host/revoked.pem of the folder; a host that runs on it takes it into account at once, one elsewhere
     when it has a copy. Raises UnsupportedOption, AuthError.
     """
-    with _opened(folder) as (folder, entries, authority):
-        known = {each.name for each in entries}
+    folder, entries, authority = _opened(folder)
+    known = {each.name for each in entries}
+    for name in names:
+        if name not in known:
+            raise UnsupportedOption(f"{safe_text(name)!r} is not in the class; {folder / 'register.txt'} lists who is.")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    after = [each._replace(revoked=each.revoked or today) if each.name in names else each for each in entries]
+    try:
+        write_register(folder, after)  # first: given again, an interrupted command does the rest
+        (folder / "host").mkdir(mode=0o700, exist_ok=True)
+        replace(folder / "host" / LIST, authority.revoke(each.serial for each in after if each.revoked))
         for name in names:
-            if name not in known:
-                raise UnsupportedOption(
-                    f"{safe_text(name)!r} is not in the class; {folder / 'register.txt'} lists who is."
-                )
-        today = f"{datetime.now(UTC):%Y-%m-%d}"
-        after = [each._replace(revoked=each.revoked or today) if each.name in names else each for each in entries]
-        try:
-            write_register(folder, after)  # first: given again, an interrupted command does the rest
-            (folder / "host").mkdir(mode=0o700, exist_ok=True)
-            replace(folder / "host" / LIST, authority.revoke(each.serial for each in after if each.revoked))
-            for name in names:
-                (folder / "students" / f"{name}.pem").unlink(missing_ok=True)
-        except OSError as err:
-            raise UnsupportedOption(f"The class in {folder} cannot be changed ({err.strerror or err}).") from None
-        return valid(after)
+            (folder / "students" / f"{name}.pem").unlink(missing_ok=True)
+    except OSError as err:
+        raise UnsupportedOption(f"The class in {folder} cannot be changed ({err.strerror or err}).") from None
+    return valid(after)
 
 
-@contextmanager
-def _opened(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Entry], Authority]]:
-    """A class's folder, its certificates, and its authority; nobody else changes it meanwhile."""
+def _opened(folder: str | os.PathLike[str]) -> tuple[Path, list[Entry], Authority]:
+    """A class's folder, its certificates, and its authority."""
     folder = Path(folder).expanduser().absolute()
-    read_register(folder)  # what is no class is said, and no lock left there
+    entries = read_register(folder)
     if not (folder / KEY).exists():
         raise UnsupportedOption(
             f"The key of the class's authority is not in {folder} ({KEY}): nobody can be added or revoked without it; "
             "make another class."
         )
-    with alone(folder):
-        authority = Authority.read(folder / KEY)
-        if authority.ends < datetime.now(UTC):
-            raise UnsupportedOption(
-                f"The class in {folder} was valid until {authority.ends:%Y-%m-%d}; make another one."
-            )
-        yield folder, read_register(folder), authority
+    authority = Authority.read(folder / KEY)
+    if authority.ends < datetime.now(UTC):
+        raise UnsupportedOption(f"The class in {folder} was valid until {authority.ends:%Y-%m-%d}; make another one.")
+    return folder, entries, authority

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from ..errors import UnsupportedOption
 
-REGISTER, LOCK, LOCK_SECONDS = "register.txt", ".lock", 20.0
+REGISTER = "register.txt"
 _HEAD = "# name, serial number of the certificate, the day on which it was revoked\n"
 
 
@@ -49,22 +46,6 @@ def write_register(folder: Path, entries: Iterable[Entry]) -> None:
 def valid(entries: Iterable[Entry]) -> tuple[str, ...]:
     """The names that have a certificate which was not revoked."""
     return tuple(each.name for each in entries if not each.revoked)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One command at a time changes a class; another waits, LOCK_SECONDS at most. Raises UnsupportedOption."""
-    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UnsupportedOption(f"Another command is changing the class in {folder}; try again.") from None
-    except OSError as err:
-        raise UnsupportedOption(f"The class in {folder} cannot be changed ({err.strerror or err}).") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -36,6 +36,7 @@ def wait_status(page, pattern, timeout=60_000):
 
 def run(page, until="^Done"):
     """Press Run by keyboard, wait for the end, and say what is to be seen; a run may end before anybody looks."""
+    page.wait_for_selector(".picture-run:not([disabled])", timeout=20_000)  # the run before says its end first
     page.evaluate(f"() => document.querySelector('{STATUS}').classList.add('old')")  # a new status is a new element
     page.locator(".picture-run").first.focus()
     page.keyboard.press("Enter")

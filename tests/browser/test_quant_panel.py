@@ -55,6 +55,7 @@ def wait_spec(page, spec, tab="picture"):
 def run(page, tab="picture", until="^Done"):
     """Press Run by keyboard, wait for the end, and say what is to be seen."""
     mark = f".quant-{tab}-status .lsplit-status"
+    page.wait_for_selector(f".quant-{tab}-run:not([disabled])", timeout=20_000)  # the run before says its end first
     page.evaluate("where => document.querySelector(where).classList.add('old')", mark)
     page.locator(f".quant-{tab}-run").focus()
     page.keyboard.press("Enter")

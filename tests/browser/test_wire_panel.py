@@ -61,6 +61,7 @@ def wait_chosen(page, number):
 def run(page, until="^Done"):
     """Press Run by keyboard, wait for the end, and say what is to be seen."""
     mark = ".wire-status .lsplit-status"
+    page.wait_for_selector(".wire-run:not([disabled])", timeout=20_000)  # the run before says its end first
     page.evaluate("where => document.querySelector(where).classList.add('old')", mark)
     page.locator(".wire-run").focus()
     page.keyboard.press("Enter")

@@ -19,7 +19,6 @@ import torch
 
 import lsplit_kit as lk
 from lsplit_kit import errors
-from lsplit_kit.remote.certificates import make_class
 from lsplit_kit.remote.classroom import prepare
 from lsplit_kit.remote.serve import parser
 
@@ -115,10 +114,17 @@ def test_a_class_from_its_one_command_to_the_empty_folder(tmp_path):
                     reply(gone)
             gone.close()
         assert torch.equal(reply(ada), whole)
-        make_class(tmp_path / "class", 2, overwrite=True)  # who left has a bundle of the old class
-        ada.close()
+        changed(
+            tmp_path, [*of_the_page("certs class"), "--overwrite"]
+        )  # anew: the host that runs refuses all files of the old one
+        end = time.monotonic() + 20
         with pytest.raises(errors.AuthError, match="is not of the class of"):
-            student(tmp_path, "student-01", address)
+            while time.monotonic() < end:
+                reply(ada)
+        ada.close()
+        ada = student(tmp_path, "student-01", address)
+        assert torch.equal(reply(ada), whole)
+        ada.close()
         assert host.stop() == 0
     shutil.rmtree(tmp_path / "class")
     assert list(tmp_path.iterdir()) == []

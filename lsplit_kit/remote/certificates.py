@@ -154,7 +154,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UnsupportedOption(
             f"{folder} is there already; take another folder, or replace it (--overwrite): bundles that were handed "
-            "out are worth nothing once its hosts were started anew."
+            "out are worth nothing then."
         )
     inside = set[str]()
     if folder.is_dir() and not folder.is_symlink():

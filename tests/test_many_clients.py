@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from functools import cache
 
 import pytest
@@ -22,6 +23,7 @@ from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.turns import Habit, Turns
+from lsplit_kit.split import session as session_module
 from lsplit_kit.split.blocks import BLOCK, BlockLayer, growing_cache, held_bytes
 from lsplit_kit.split.body import body_of
 from lsplit_kit.split.needs import each
@@ -395,6 +397,71 @@ def test_keys_that_are_thrown_away_make_nobody_forget(limit, quota, between):
     number = body.open(Open("none", "fp32", "fp32"))
     assert sum(1 for _ in body.work(number, step_of(vectors(64)))) == between
     assert first.pool.evictions == 0
+
+
+def anew(first, policy="none", count=64):
+    """A step that computes all anew, under way in pieces: (body, its session, its work, its step)."""
+    body = first.fork()
+    number, step = body.open(Open(policy, "fp32", "fp32")), step_of(vectors(count, 5))
+    work = body.work(number, step)
+    next(work)
+    return body, number, work, step
+
+
+def finished(work):
+    try:
+        while True:
+            next(work)
+    except StopIteration as done:
+        return tensor(done.value)
+
+
+@pytest.mark.parametrize("policy", ["none", "hidden"])
+def test_spare_memory_is_taken_back_before_anybody_has_to_wait(policy, monkeypatch):
+    """And the step that had it gives what it would have given; the keys that were in it are gone at once."""
+    made, caches = session_module.growing_cache, []
+
+    def growing(config):
+        found = made(config)
+        caches.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(session_module, "growing_cache", growing)
+    first = crowd(limit=1_300_000)
+    _, _, work, step = anew(first, policy)
+    spare, lent = caches[-1], first.pool.lent
+    assert lent and spare().get_seq_length() == 16
+    *_, big = begun(first, 4, 200)
+    next(big)
+    assert first.pool.bytes + lent > first.pool.limit >= first.pool.bytes and not first.pool.lent and spare() is None
+    alone = Body(first.base, first.info)
+    wanted = tensor(alone.step(alone.open(Open(policy, "fp32", "fp32")), step))
+    torch.testing.assert_close(finished(work), wanted, rtol=1e-4, atol=1e-4)
+    finished(big)
+    assert first.pool.evictions == 0
+
+
+def test_spare_memory_is_taken_back_before_anybody_forgets():
+    size = one_session()
+    first = crowd(limit=8 * size)
+    body, number = filled(first.pool, "a", 0)
+    *_, work, _ = anew(first)
+    lent = first.pool.lent
+    big = begun(first, 3, 100)
+    next(big[2])
+    assert lent and first.pool.lent == 0 and first.pool.evictions == 0 and body.sessions[number].have == 40
+    finished(work), finished(big[2])
+
+
+def test_spare_memory_is_an_owners_too_and_comes_back_at_a_steps_end():
+    first = crowd(quota=1_500_000)
+    mine, work = begun(first, 4, owner="a"), anew(first)[2]
+    lent = first.pool.lent
+    assert lent and first.pool.bytes < 40_000
+    next(mine[2])
+    assert first.pool.lent == lent  # somebody else's quota is no reason
+    work.close()
+    assert first.pool.lent == 0
 
 
 # -- memory -----------------------------------------------------------------------------------------

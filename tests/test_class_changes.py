@@ -298,6 +298,35 @@ def test_nothing_half_added_is_left(folder, monkeypatch, fault):
     assert files(folder) == before
 
 
+@pytest.mark.parametrize("what", ["revoke", "add"])
+def test_of_two_changes_at_once_neither_is_lost(folder, monkeypatch, what):
+    write = changes.write_register
+    other = threading.Thread(target=lambda: revoke(folder, ["bo"]))
+
+    def slow(place, entries):
+        if not other.ident:
+            other.start()
+            other.join(0.5)  # it would be done by then
+        write(place, entries)
+
+    monkeypatch.setattr(changes, "write_register", slow)
+    revoke(folder, ["ann"]) if what == "revoke" else add_students(folder, ["cy"])
+    other.join(20)
+    assert valid(read_register(folder)) == (() if what == "revoke" else ("ann", "cy"))
+    listed = x509.load_pem_x509_crl((folder / "host" / "revoked.pem").read_bytes())
+    assert len(listed) == (2 if what == "revoke" else 1)
+
+
+def test_a_file_that_was_there_is_not_removed(folder):
+    path = folder / "students" / "cy.pem"
+    path.write_text("somebody's")
+    with pytest.raises(errors.UnsupportedOption, match="cy.pem is there already, and no file of the class"):
+        add_students(folder, ["bea", "cy"])
+    assert path.read_text() == "somebody's" and not (folder / "students" / "bea.pem").exists()
+    path.unlink()
+    assert add_students(folder, ["bea", "cy"]) == ("bea", "cy")
+
+
 def test_a_revocation_that_was_interrupted_is_done_when_it_is_given_again(folder, monkeypatch):
     def failing(path, content):
         raise OSError(28, "No space left on device")

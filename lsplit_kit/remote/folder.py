@@ -29,6 +29,7 @@ def changing(folder: Path) -> Iterator[None]:
 
     The lock is a file in the kit's cache folder. Raises UnsupportedOption.
     """
+    folder = folder.expanduser().absolute()
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
     path = home() / "locks" / f"class-{name}.lock"
     with contextlib.ExitStack() as held:

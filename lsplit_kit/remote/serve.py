@@ -22,7 +22,7 @@ from pathlib import Path
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from ..wire.events import NOTICE, log
 from .address import address_of
-from .allocator import give_back, one_arena
+from .allocator import Returns, one_arena
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, Line, journal
 from .metrics import Metrics
@@ -123,13 +123,11 @@ def _main(args: argparse.Namespace) -> int:
             ready["whole"] = True
             _say(args, f"holds {ready['model']}: {WHOLE_SAYS}", NOTICE)
         print(json.dumps(ready), flush=True)
-        held = forgotten = 0
+        returns = Returns()
         while worker.is_alive() and not over.wait(0.2):
             body.pool.sweep()
             server.sweep()
-            if body.pool.bytes < held or body.pool.evictions > forgotten:
-                give_back()
-            held, forgotten = body.pool.bytes, body.pool.evictions
+            returns.look(body.pool.freed)
         if not over.is_set():
             _say(args, "ended by itself: its listening socket failed", logging.ERROR)
             return 1

@@ -61,6 +61,7 @@ class Pool:
         self.computing = threading.Lock()
         self.brought = 0  # bytes of calibrations
         self.lent = 0  # bytes for what is thrown away, beside those of sessions
+        self.freed = 0  # bytes let go of so far
         self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
         self.since = time.monotonic()
         self.spent = {name: Spent() for name in STAGES}
@@ -76,7 +77,8 @@ class Pool:
         """Count a session no more."""
         with self._mutex:
             place = self._places.pop(session, None)
-            self.bytes -= place.size if place is not None else 0
+            if place is not None:
+                self._grow(place, -place.size)
 
     @contextlib.contextmanager
     def using(self, session: Remembered) -> Iterator[None]:
@@ -193,6 +195,7 @@ class Pool:
     def _grow(self, place: Place, size: int) -> None:
         place.size += size
         self.bytes += size
+        self.freed += max(0, -size)
 
     def _weigh(self, session: Remembered, place: Place) -> None:
         if session in self._places:
@@ -213,7 +216,7 @@ class Pool:
 
     def _return(self, place: Place) -> None:
         place.give()
-        self.lent -= place.lent
+        self.lent, self.freed = self.lent - place.lent, self.freed + place.lent
         place.lent, place.give = 0, lambda: None
 
     def _make_room(self, owner: str) -> None:
@@ -232,6 +235,6 @@ class Pool:
         if session.forget():
             self._weigh(session, place)
             return
-        self.bytes -= self._places.pop(session).size
+        self._grow(self._places.pop(session), -place.size)
         place.home.sessions.pop(place.number, None)
         session.end()

@@ -18,6 +18,7 @@ from lsplit_kit import errors
 from lsplit_kit.models.partial import Held
 from lsplit_kit.models.toys import TOYS
 from lsplit_kit.quantization import codec
+from lsplit_kit.remote import turns as turns_module
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
@@ -261,6 +262,37 @@ def test_next_tokens_that_wait_are_computed_together():
     assert list(gate.turns.rows) == [1, 4]
     for i, right in enumerate(expected):
         torch.testing.assert_close(tensor(answers[i]), right, rtol=1e-4, atol=1e-4)
+
+
+def joining(gate, names, joins):
+    """Steps that can be computed together, in the queue; a name's letter is its owner."""
+    gate.start("z", "held", hold=True)
+    for name in names.split():
+        gate.start(name[0], name, joins)
+    gate.finish()
+
+
+def test_all_sessions_of_one_owner_are_computed_together():
+    gate = Gate(window=0.0)
+    joining(gate, "a1 a2 a3 b1", object())
+    assert list(gate.turns.rows) == [1, 4] and sorted(gate.order[1:]) == ["a1", "a2", "a3", "b1"]
+
+
+def test_where_not_all_fit_everybodys_first_comes_before_anybodys_second(monkeypatch):
+    monkeypatch.setattr(turns_module, "MOST", 4)
+    gate = Gate(window=0.0)
+    joining(gate, "a1 a2 a3 a4 a5 b1 c1", object())
+    assert list(gate.turns.rows) == [1, 4, 3] and sorted(gate.order[1:5]) == ["a1", "a2", "b1", "c1"]
+
+
+def test_a_long_step_of_ones_own_keeps_nobody_of_ones_sessions_waiting():
+    gate, joins = Gate(window=0.0), object()
+    gate.start("z", "held", hold=True)
+    gate.start("a", "long", parts=3)
+    for name in ("a1", "b1"):
+        gate.start(name[0], name, joins)
+    gate.finish()
+    assert gate.order == ["held", "long", "b1", "a1", "long", "long"] and list(gate.turns.rows) == [1, 1, 2, 1, 1]
 
 
 def one_after_another(turns, owners, enough):
@@ -827,7 +859,7 @@ def test_sessions_end_with_their_connection():
 @pytest.mark.parametrize(
     ("option", "value"),
     [("memory_mb", 0), ("quota_mb", -1), ("queue", 0), ("queue_each", 1.5), ("prefill_piece", -1), ("queue", True),
-     ("batch_window_ms", "soon"), ("forget_after", float("nan"))],
+     ("batch_window_ms", "soon"), ("batch_window_ms", 1001), ("forget_after", float("nan"))],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_refused_with_its_name(option, value):
     with pytest.raises(errors.UnsupportedOption, match=f"{option} takes a"):

@@ -209,17 +209,17 @@ class Body(Sessions[Session, Step]):
         return self.pool.piece if self.pool.piece and self.pool.crowded() else count
 
     def _pieces(
-        self, hidden: Tensor, pads: list[int], at: Tensor | None, kept: Sequence[DynamicCache | None], piece: int
+        self, hidden: Tensor, pads: list[int], at: Tensor | None, held: Sequence[DynamicCache | None], piece: int
     ) -> Generator[None, Tensor | None, Tensor]:
-        """kept: what holds keys and values, alone; where it is empty after a while, all is computed anew, at once."""
+        """held: what holds keys and values, alone; where it is empty after a while, all is computed anew, at once."""
         outs: list[Tensor] = []
         for part in hidden.split(piece, dim=1):
             if outs:
                 yield None
-            if not kept:
+            if not held:
                 return self._forward(hidden, pads, at, None)
             done = sum(out.shape[1] for out in outs)
-            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], kept[0]))
+            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], held[0]))
         return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
     def _anew(

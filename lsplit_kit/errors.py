@@ -119,6 +119,7 @@ class SessionUnknown(LsplitError):
     """The host does not know this session on this connection."""
 
     code = "session"
+    by_another = False  # whether another thread, which used the same link, ended that connection
 
 
 class Busy(LsplitError):

@@ -1,7 +1,9 @@
 """A class's certificates: all of it or nothing, keys for nobody else's eyes, one sentence for every mistake."""
 
+import shutil
 import stat
 import subprocess
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -11,8 +13,10 @@ from typer.testing import CliRunner
 
 from lsplit_kit import cli, errors
 from lsplit_kit.remote import certificates
+from lsplit_kit.remote import folder as folders
 from lsplit_kit.remote.authority import Bundle
 from lsplit_kit.remote.certificates import make_class, read_roster
+from lsplit_kit.remote.changes import add_students, revoke
 
 OWN = ["README.txt", "authority.pem", "ca.pem", "host/host.pem", "register.txt"]
 NEVER = "\nIt was not written, and nothing is left over."
@@ -132,18 +136,87 @@ def test_what_is_no_class_is_never_replaced(tmp_path, other):
     assert (made.folder / other).read_text() == "mine"
 
 
-def test_of_two_who_make_one_class_at_once_the_second_is_told(tmp_path, monkeypatch):
-    real = certificates._write
+def test_of_two_who_make_one_class_at_once_the_second_waits_and_is_told(tmp_path, monkeypatch):
+    real, told = certificates._write, []
+
+    def second():
+        try:
+            make_class(tmp_path / "class", ["bob"])
+        except errors.UnsupportedOption as error:
+            told.append(str(error))
+
+    other = threading.Thread(target=second)
 
     def write(folder, made, authority):
+        other.start()
+        other.join(0.3)  # it would be done by then
         real(folder, made, authority)
-        monkeypatch.setattr(certificates, "_write", real)
-        make_class(tmp_path / "class", ["bob"])  # somebody else's, while ours is written
 
     monkeypatch.setattr(certificates, "_write", write)
-    with pytest.raises(errors.UnsupportedOption, match="is there already"):
-        make_class(tmp_path / "class", ["ann"])
+    make_class(tmp_path / "class", ["ann"])
+    other.join(20)
+    assert len(told) == 1 and "There is a class in" in told[0]
+    assert files(tmp_path) == sorted(f"class/{name}" for name in (*OWN, "students/ann.pem"))
+
+
+def test_who_waits_too_long_for_another_command_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "WAIT", 0.05)
+    with (
+        folders.changing(tmp_path / "class"),
+        pytest.raises(errors.UnsupportedOption, match="Another command is changing the class in .*class; wait until"),
+    ):
+        make_class(tmp_path / "class", 1)
+    make_class(tmp_path / "class", 1)
+
+
+def test_ctrl_c_while_the_old_class_is_removed_leaves_nothing_of_it(tmp_path, monkeypatch):
+    make_class(tmp_path / "class", ["ann"])
+    real, calls = shutil.rmtree, []
+
+    def stopped(path, **options):
+        calls.append(path)
+        if len(calls) == 1:
+            (path / "ca.pem").unlink()
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_class(tmp_path / "class", ["bob"], overwrite=True)
     assert files(tmp_path) == sorted(f"class/{name}" for name in (*OWN, "students/bob.pem"))
+    assert [path.name for path in tmp_path.iterdir()] == ["class"]
+
+
+@pytest.mark.parametrize("command", ["make", "add", "revoke"])
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path, command):
+    folder = make_class(tmp_path / "class", ["ann", "bo"]).folder
+    shutil.copytree(folder, tmp_path / ".class.x0_y1z2w.old")
+    shutil.copytree(folder / "students", tmp_path / ".class.abcdefgh" / "students")
+    (tmp_path / ".class.abcdefgh" / ".register.txt.0123abcd").touch()
+    (folder / ".register.txt.0123abcd").touch()
+    (folder / "host" / ".revoked.pem.0123abcd").touch()
+    for name in (".class.holidays", ".class.holiday", ".other.abcdefgh", ".class.abcdefgh.olds"):  # none of ours
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("photo.jpg" if name == ".class.holidays" else "ca.pem")).touch()
+    {
+        "make": lambda: make_class(folder, ["cy"], overwrite=True),
+        "add": lambda: add_students(folder, ["cy"]),
+        "revoke": lambda: revoke(folder, ["ann"]),
+    }[command]()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"class", ".class.holidays", ".class.holiday", ".other.abcdefgh", ".class.abcdefgh.olds"}
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_class_that_was_out_of_the_way_when_its_command_was_killed_is_put_back(tmp_path):
+    made = make_class(tmp_path / "class", ["ann"])
+    before = files(tmp_path)
+    made.folder.rename(tmp_path / ".class.abcdefgh.old")
+    with pytest.raises(errors.UnsupportedOption, match="There is a class"):
+        make_class(made.folder, ["bob"])
+    assert files(tmp_path) == before
+    made.folder.rename(tmp_path / ".class.abcdefgh.old")
+    assert add_students(made.folder, ["bob"]) == ("bob",)
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])

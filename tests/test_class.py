@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import lsplit_kit as lk
-from lsplit_kit import errors
+from lsplit_kit import cli, errors
 from lsplit_kit.remote.certificates import make_class
+from lsplit_kit.remote.changes import revoke
 from lsplit_kit.remote.classroom import prepare
 from lsplit_kit.remote.serve import parser
 
@@ -115,10 +117,17 @@ def test_a_class_from_its_one_command_to_the_empty_folder(tmp_path):
                     reply(gone)
             gone.close()
         assert torch.equal(reply(ada), whole)
-        make_class(tmp_path / "class", 2, overwrite=True)  # who left has a bundle of the old class
-        ada.close()
+        changed(
+            tmp_path, [*of_the_page("certs class"), "--overwrite"]
+        )  # anew: the host that runs refuses all files of the old one
+        end = time.monotonic() + 20
         with pytest.raises(errors.AuthError, match="is not of the class of"):
-            student(tmp_path, "student-01", address)
+            while time.monotonic() < end:
+                reply(ada)
+        ada.close()
+        ada = student(tmp_path, "student-01", address)
+        assert torch.equal(reply(ada), whole)
+        ada.close()
         assert host.stop() == 0
     shutil.rmtree(tmp_path / "class")
     assert list(tmp_path.iterdir()) == []
@@ -166,6 +175,76 @@ def test_files_that_were_handed_out_need_not_stay_at_the_host(tmp_path):
     assert prepare(tmp_path / "class", 4).arguments == first.arguments
     with pytest.raises(errors.UnsupportedOption, match="say how many there are"):
         prepare(tmp_path / "class")
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        (["--model", "toy-lama"], errors.WeightsError, "did you mean 'toy-llama'"),
+        (["--model", "no/such", "--dtype", "float8"], errors.UnsupportedOption, "float8"),
+        (["--model", "toy-llama", "--head", "9"], errors.PlanError, "9"),
+        (["--port", "70000"], errors.UnsupportedOption, "The port must lie between"),
+        (["--idle", "0"], errors.UnsupportedOption, "--idle"),
+        (["--memory-mb", "0"], errors.UnsupportedOption, "memory_mb"),
+        (["--no-such"], SystemExit, "2"),
+    ],
+)
+def test_a_wrong_option_of_the_host_leaves_no_class_behind(tmp_path, more, error, words):
+    with pytest.raises(error, match=words):
+        prepare(tmp_path / "class", 2, more=more)
+    assert not list(tmp_path.iterdir())
+    made = make_class(tmp_path / "class", 2)
+    with pytest.raises(error, match=words):
+        prepare(made.folder, 3, more=more)
+    assert len(list((made.folder / "students").iterdir())) == 2
+
+
+def test_a_class_that_is_there_gets_those_who_are_missing(tmp_path):
+    folder, toy = tmp_path / "class", ["--model", "toy-llama"]
+
+    def told(**who):
+        made = prepare(folder, more=toy, **who)
+        most = parser().parse_args(made.arguments).max_clients // 4
+        assert f"{most} student" in made.says and len(list((folder / "students").iterdir())) == most
+        return made.says.partition("\n")[0]
+
+    assert "was made: 2 students" in told(students=2)
+    assert "used again, and 2 joined it (student-03 to student-04): 4 students" in told(students=4)
+    revoke(folder, ["student-02"])
+    assert "used again; 4 were asked for, the others were revoked and stay out: 3 students" in told(students=4)
+    assert "used again; 2 were asked for, and nobody was taken out (lsplit certs revoke): 3 students" in told(
+        students=2
+    )
+    roster = tmp_path / "roster.txt"
+    roster.write_text("student-01\nStudent-02\nbo\n")
+    assert "used again, and 1 joined it (bo); 3 were asked for, and nobody was taken out" in told(roster=roster)
+    (folder / "authority.pem").unlink()
+    assert "is used again: 4 students" in told()
+    with pytest.raises(errors.UnsupportedOption, match="nobody can be added"):
+        prepare(folder, 9, more=toy)
+
+
+def test_advice_is_of_what_the_user_can_really_do(tmp_path):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "notes.txt").touch()
+    for make in (
+        lambda: prepare(tmp_path / "class", 2, more=["--model", "toy-llama"]),
+        lambda: make_class(tmp_path / "class", 2),
+    ):
+        with pytest.raises(
+            errors.UnsupportedOption, match=r"is no class, .*: take another folder \(--out NAME\)"
+        ) as caught:
+            make()
+        assert "overwrite" not in str(caught.value)
+    (tmp_path / "class" / "notes.txt").unlink()
+    made = make_class(tmp_path / "class", 2)
+    shutil.rmtree(made.folder / "host")  # it went to the host's machine
+    with pytest.raises(errors.UnsupportedOption) as caught:
+        prepare(made.folder, 2, more=["--model", "toy-llama"])
+    advice = re.search(r"\(lsplit (certs class --out .* --overwrite)\)", str(caught.value))[1].split()
+    assert CliRunner().invoke(cli.app, [*advice, "--students", "2"]).exit_code == 0
+    with pytest.raises(errors.UnsupportedOption, match="^Give either --students 30 or --names"):
+        prepare(made.folder, 2, roster=tmp_path / "roster.txt")
 
 
 def test_the_plan_of_lessons_has_the_notebooks_own_minutes():

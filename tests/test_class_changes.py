@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lsplit_kit import cli, errors
 from lsplit_kit.models.partial import load_body
 from lsplit_kit.remote import changes
 from lsplit_kit.remote.authority import Authority, Bundle
-from lsplit_kit.remote.certificates import KEY, make_class
+from lsplit_kit.remote.certificates import KEY, make_class, write_bundle
 from lsplit_kit.remote.changes import add_students, revoke
 from lsplit_kit.remote.classroom import prepare
 from lsplit_kit.remote.client import RpycLink
@@ -25,6 +26,7 @@ from lsplit_kit.remote.register import read_register, valid
 from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
+from lsplit_kit.wire.message import Open
 
 PROMPT = torch.arange(5, 14)[None]
 torch.set_num_threads(1)
@@ -56,7 +58,15 @@ def enter(folder, server, name):
 
 def kept(folder, name):
     """The file of a student, who has it after its copy in the class's folder is gone."""
-    return shutil.copy(folder / "students" / f"{name}.pem", folder.parent)
+    return Path(shutil.copy(folder / "students" / f"{name}.pem", folder.parent))
+
+
+def trusting(path, folder):
+    """The certificate and key of one file, with the authority of a class, whose host it then trusts."""
+    own = path.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")[2].rpartition(b"-----BEGIN CERTIFICATE-----")[0]
+    made = path.with_name(f"{path.stem}-there.pem")
+    made.write_bytes(b"-----BEGIN CERTIFICATE-----" + own + (folder / "ca.pem").read_bytes())
+    return made
 
 
 def files(folder):
@@ -141,6 +151,62 @@ def test_a_list_that_cannot_be_used_lets_nobody_back_in(folder, tmp_path, what):
     if what != "gone":  # a host does not begin with it
         with pytest.raises(errors.AuthError, match=f"list of revoked certificates .* is {what}|: it is {what}"):
             Gate(folder / "host")
+
+
+def test_a_class_made_anew_counts_at_a_host_that_runs(folder):
+    """Also a file that somebody makes with the old authority's key, which may be why the class was made anew."""
+    ann, old, before = kept(folder, "ann"), Authority.read(folder / KEY), shutil.copytree(folder, folder.parent / "old")
+    write_bundle(folder.parent / "forged.pem", old.issue("bo"))
+    with hosting(folder) as server, RpycLink(server.address, 20, certificate=ann) as link:
+        link.open(Open("kv", "fp32", "fp32"))
+        pool = server.service.body.pool
+        assert len(pool.held()) == 1
+        make_class(folder, ["ann"], overwrite=True)
+        server.sweep()  # as a host does several times a second
+        end = time.monotonic() + 20
+        while pool.held() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert pool.held() == []  # its session ended with its connection
+        with pytest.raises(errors.AuthError, match="is not of the class of"):
+            link.open(Open("kv", "fp32", "fp32"))
+        for path in (ann, folder.parent / "forged.pem", before / "students" / "bo.pem"):
+            with pytest.raises(errors.AuthError, match="is not of the class of"):
+                RpycLink(server.address, 20, certificate=path)
+            with pytest.raises(errors.AuthError, match="does not know the authority"):  # whoever trusts the new host
+                RpycLink(server.address, 20, certificate=trusting(path, folder))
+        enter(folder, server, "ann").close()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_host_elsewhere_takes_the_copy_of_a_class_made_anew(folder, tmp_path, beside):
+    """Whatever list lies beside it: that of the class before says nothing of the new one."""
+    there, ann = tmp_path / "there", kept(folder, "ann")
+    revoke(folder, ["bo"])
+    shutil.copytree(folder / "host", there / "host")
+    with hosting(there) as server:
+        RpycLink(server.address, 20, certificate=ann).close()
+        make_class(folder, ["cy"], overwrite=True)
+        shutil.copy(folder / "host" / "host.pem", there / "host")
+        if not beside:
+            (there / "host" / "revoked.pem").unlink()
+        with pytest.raises(errors.AuthError, match="does not know the authority"):
+            RpycLink(server.address, 20, certificate=trusting(ann, folder))
+        cy = kept(folder, "cy")
+        RpycLink(server.address, 20, certificate=cy).close()
+        revoke(folder, ["cy"])
+        shutil.copy(folder / "host" / "revoked.pem", there / "host")
+        with pytest.raises(errors.AuthError, match="it was revoked"):
+            RpycLink(server.address, 20, certificate=cy)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_hosts_own_file_that_is_gone_or_damaged_changes_nothing(folder, content):
+    path = folder / "host" / "host.pem"
+    with hosting(folder) as server, enter(folder, server, "bo") as link:
+        path.unlink() if content is None else path.write_bytes(content)
+        server.sweep()
+        enter(folder, server, "ann").close()
+        assert link.health().ready and link.epoch == 0
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -230,6 +296,35 @@ def test_nothing_half_added_is_left(folder, monkeypatch, fault):
     with pytest.raises(errors.UnsupportedOption if isinstance(fault, OSError) else KeyboardInterrupt):
         add_students(folder, 3)
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("what", ["revoke", "add"])
+def test_of_two_changes_at_once_neither_is_lost(folder, monkeypatch, what):
+    write = changes.write_register
+    other = threading.Thread(target=lambda: revoke(folder, ["bo"]))
+
+    def slow(place, entries):
+        if not other.ident:
+            other.start()
+            other.join(0.5)  # it would be done by then
+        write(place, entries)
+
+    monkeypatch.setattr(changes, "write_register", slow)
+    revoke(folder, ["ann"]) if what == "revoke" else add_students(folder, ["cy"])
+    other.join(20)
+    assert valid(read_register(folder)) == (() if what == "revoke" else ("ann", "cy"))
+    listed = x509.load_pem_x509_crl((folder / "host" / "revoked.pem").read_bytes())
+    assert len(listed) == (2 if what == "revoke" else 1)
+
+
+def test_a_file_that_was_there_is_not_removed(folder):
+    path = folder / "students" / "cy.pem"
+    path.write_text("somebody's")
+    with pytest.raises(errors.UnsupportedOption, match="cy.pem is there already, and no file of the class"):
+        add_students(folder, ["bea", "cy"])
+    assert path.read_text() == "somebody's" and not (folder / "students" / "bea.pem").exists()
+    path.unlink()
+    assert add_students(folder, ["bea", "cy"]) == ("bea", "cy")
 
 
 def test_a_revocation_that_was_interrupted_is_done_when_it_is_given_again(folder, monkeypatch):

@@ -20,6 +20,7 @@ from lsplit_kit.split.whole_client import reply
 from lsplit_kit.wire.emulated import EmulatedLink
 from lsplit_kit.wire.here import InProcess, Loopback
 from lsplit_kit.wire.message import Open, Step
+from lsplit_kit.wire.patience import OTHERS, TRIES
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(120)
@@ -292,6 +293,46 @@ def test_a_reader_who_is_stopped_ends_the_connection_and_locks_nobody_out():
         signal.signal(signal.SIGALRM, before)
 
 
+class Struck:
+    """A link whose connection ends so often before steps, by the hand of another thread or of this one."""
+
+    def __init__(self, link, times, other=True):
+        self.link, self.times, self.other, self.tries = link, times, other, 0
+
+    def __getattr__(self, name):
+        return getattr(self.link, name)
+
+    def _strike(self):
+        self.tries += 1
+        if self.tries <= self.times:
+            end = self.link.links[0].rest if isinstance(self.link, Fleet) else self.link.rest
+            together(end) if self.other else end()
+
+    def step(self, *what):
+        self._strike()
+        return self.link.step(*what)
+
+    def send(self, *what):
+        self._strike()
+        return self.link.send(*what)
+
+
+@pytest.mark.parametrize("how", [{}, {"chunk": 40}, {"cache": "none"}], ids=str)
+@pytest.mark.parametrize("kind", ["host", "fleet"])
+def test_who_is_stopped_in_another_thread_costs_the_others_no_try(make, model, kind, how):
+    link = Struck(make(kind), 8)
+    split = lk.split(model, head=1, tail=1, body=link, **how)
+    assert torch.equal(split.generate(IDS[0], **GREEDY), model.generate(IDS[0], **GREEDY)) and link.epoch >= 8
+
+
+@pytest.mark.parametrize(("other", "tries"), [(True, OTHERS + TRIES), (False, TRIES)])
+def test_there_is_an_end_to_the_tries_whoever_ends_the_connection(make, model, other, tries):
+    link = Struck(make("host"), 10_000, other)
+    with pytest.raises(SessionUnknown, match="ended with its connection"):
+        lk.split(model, head=1, tail=1, body=link).generate(IDS[0], **GREEDY)
+    assert link.tries == tries
+
+
 def test_a_fork_reads_none_of_its_parents_answers(make):
     link = make("host")
     (one, first), (two, second) = two_under_way(link)
@@ -447,3 +488,10 @@ def test_two_pipelines_draw_in_two_threads_over_one_link(painter, easel):
         pipe.set_progress_bar_config(disable=True)
     made = together(*(lambda n=n: draw(pipes[n], n) for n in range(2)))
     assert [torch.equal(made[n], draw(painter, n)) for n in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize("easel", ["host"], indirect=True)
+def test_a_picture_goes_on_however_often_another_thread_is_stopped(painter, easel):
+    link = Struck(easel, 8)
+    split = lk.split(painter, mode="per_step", body=link)
+    assert torch.equal(draw(split, 1), draw(painter, 1)) and link.tries > 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from functools import cache
 
 import pytest
@@ -17,11 +18,13 @@ from lsplit_kit import errors
 from lsplit_kit.models.partial import Held
 from lsplit_kit.models.toys import TOYS
 from lsplit_kit.quantization import codec
+from lsplit_kit.remote import turns as turns_module
 from lsplit_kit.remote.client import RpycLink
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing
 from lsplit_kit.remote.turns import Habit, Turns
+from lsplit_kit.split import session as session_module
 from lsplit_kit.split.blocks import BLOCK, BlockLayer, growing_cache, held_bytes
 from lsplit_kit.split.body import body_of
 from lsplit_kit.split.needs import each
@@ -261,6 +264,37 @@ def test_next_tokens_that_wait_are_computed_together():
         torch.testing.assert_close(tensor(answers[i]), right, rtol=1e-4, atol=1e-4)
 
 
+def joining(gate, names, joins):
+    """Steps that can be computed together, in the queue; a name's letter is its owner."""
+    gate.start("z", "held", hold=True)
+    for name in names.split():
+        gate.start(name[0], name, joins)
+    gate.finish()
+
+
+def test_all_sessions_of_one_owner_are_computed_together():
+    gate = Gate(window=0.0)
+    joining(gate, "a1 a2 a3 b1", object())
+    assert list(gate.turns.rows) == [1, 4] and sorted(gate.order[1:]) == ["a1", "a2", "a3", "b1"]
+
+
+def test_where_not_all_fit_everybodys_first_comes_before_anybodys_second(monkeypatch):
+    monkeypatch.setattr(turns_module, "MOST", 4)
+    gate = Gate(window=0.0)
+    joining(gate, "a1 a2 a3 a4 a5 b1 c1", object())
+    assert list(gate.turns.rows) == [1, 4, 3] and sorted(gate.order[1:5]) == ["a1", "a2", "b1", "c1"]
+
+
+def test_a_long_step_of_ones_own_keeps_nobody_of_ones_sessions_waiting():
+    gate, joins = Gate(window=0.0), object()
+    gate.start("z", "held", hold=True)
+    gate.start("a", "long", parts=3)
+    for name in ("a1", "b1"):
+        gate.start(name[0], name, joins)
+    gate.finish()
+    assert gate.order == ["held", "long", "b1", "a1", "long", "long"] and list(gate.turns.rows) == [1, 1, 2, 1, 1]
+
+
 def one_after_another(turns, owners, enough):
     """Every owner asks for a next token as soon as it has the last one, until there are enough."""
     gate, joins, ended = Gate(), object(), []
@@ -395,6 +429,71 @@ def test_keys_that_are_thrown_away_make_nobody_forget(limit, quota, between):
     number = body.open(Open("none", "fp32", "fp32"))
     assert sum(1 for _ in body.work(number, step_of(vectors(64)))) == between
     assert first.pool.evictions == 0
+
+
+def anew(first, policy="none", count=64):
+    """A step that computes all anew, under way in pieces: (body, its session, its work, its step)."""
+    body = first.fork()
+    number, step = body.open(Open(policy, "fp32", "fp32")), step_of(vectors(count, 5))
+    work = body.work(number, step)
+    next(work)
+    return body, number, work, step
+
+
+def finished(work):
+    try:
+        while True:
+            next(work)
+    except StopIteration as done:
+        return tensor(done.value)
+
+
+@pytest.mark.parametrize("policy", ["none", "hidden"])
+def test_spare_memory_is_taken_back_before_anybody_has_to_wait(policy, monkeypatch):
+    """And the step that had it gives what it would have given; the keys that were in it are gone at once."""
+    made, caches = session_module.growing_cache, []
+
+    def growing(config):
+        found = made(config)
+        caches.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(session_module, "growing_cache", growing)
+    first = crowd(limit=1_300_000)
+    _, _, work, step = anew(first, policy)
+    spare, lent = caches[-1], first.pool.lent
+    assert lent and spare().get_seq_length() == 16
+    *_, big = begun(first, 4, 200)
+    next(big)
+    assert first.pool.bytes + lent > first.pool.limit >= first.pool.bytes and not first.pool.lent and spare() is None
+    alone = Body(first.base, first.info)
+    wanted = tensor(alone.step(alone.open(Open(policy, "fp32", "fp32")), step))
+    torch.testing.assert_close(finished(work), wanted, rtol=1e-4, atol=1e-4)
+    finished(big)
+    assert first.pool.evictions == 0
+
+
+def test_spare_memory_is_taken_back_before_anybody_forgets():
+    size = one_session()
+    first = crowd(limit=8 * size)
+    body, number = filled(first.pool, "a", 0)
+    *_, work, _ = anew(first)
+    lent = first.pool.lent
+    big = begun(first, 3, 100)
+    next(big[2])
+    assert lent and first.pool.lent == 0 and first.pool.evictions == 0 and body.sessions[number].have == 40
+    finished(work), finished(big[2])
+
+
+def test_spare_memory_is_an_owners_too_and_comes_back_at_a_steps_end():
+    first = crowd(quota=1_500_000)
+    mine, work = begun(first, 4, owner="a"), anew(first)[2]
+    lent = first.pool.lent
+    assert lent and first.pool.bytes < 40_000
+    next(mine[2])
+    assert first.pool.lent == lent  # somebody else's quota is no reason
+    work.close()
+    assert first.pool.lent == 0
 
 
 # -- memory -----------------------------------------------------------------------------------------
@@ -760,7 +859,7 @@ def test_sessions_end_with_their_connection():
 @pytest.mark.parametrize(
     ("option", "value"),
     [("memory_mb", 0), ("quota_mb", -1), ("queue", 0), ("queue_each", 1.5), ("prefill_piece", -1), ("queue", True),
-     ("batch_window_ms", "soon"), ("forget_after", float("nan"))],
+     ("batch_window_ms", "soon"), ("batch_window_ms", 1001), ("forget_after", float("nan"))],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_refused_with_its_name(option, value):
     with pytest.raises(errors.UnsupportedOption, match=f"{option} takes a"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 
 ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
+PAUSE, WORTH = 5.0, 32 << 20  # seconds between two returns at least, and bytes that were let go of meanwhile
 
 
 def one_arena() -> None:
@@ -28,6 +30,22 @@ def give_back() -> None:
     trim = getattr(_glibc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class Returns:
+    """When a host gives memory back: seldom, because it takes milliseconds in which nothing is allocated."""
+
+    def __init__(self) -> None:
+        self._freed, self._since = 0, time.monotonic()
+
+    def look(self, freed: int) -> bool:
+        """Give back if it is worth it; freed: bytes of sessions let go of since the host's start. Returns whether."""
+        now = time.monotonic()
+        if now - self._since < PAUSE or freed - self._freed < WORTH:
+            return False
+        self._freed, self._since = freed, now
+        give_back()
+        return True
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -6,9 +6,7 @@ import contextlib
 import ipaddress
 import os
 import re
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,16 +14,15 @@ from typing import NamedTuple
 
 from ..errors import UnsupportedOption
 from .authority import Authority, Bundle
+from .folder import KEY, PARTS, changing, draft_beside, old_beside, remove
 from .protocol import safe_text
-from .register import REGISTER, Entry, write_register
+from .register import Entry, write_register
 from .tls import LOOPBACK
 
 MOST_STUDENTS, MOST_DAYS, DAYS = 1000, 3650, 200
 RESERVED = {"token", "anyone", "host"}  # what the host calls a peer that has no name of its own
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-KEY = "authority.pem"  # in the class's folder: who has it can issue certificates of the class
-_PARTS = {"ca.pem", "README.txt", "host", "students", KEY, REGISTER}
 _README = """A class of lsplit_kit, valid until {until:%Y-%m-%d}. Keep this folder to yourself.
 
 host/host.pem      for the machine that runs the host, and for nobody else:
@@ -74,13 +71,14 @@ def make_class(
     now = datetime.now(UTC).replace(microsecond=0)
     made = Class(folder, known, names, now + timedelta(days=days))
     try:
-        _check_place(folder, overwrite)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # for this user only
-        try:
-            _write(draft, made, Authority(now - timedelta(days=1), made.until))  # clocks differ
-            _move(draft, folder, overwrite)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with changing(folder):
+            _check_place(folder, overwrite)
+            draft = draft_beside(folder)
+            try:
+                _write(draft, made, Authority(now - timedelta(days=1), made.until))  # clocks differ
+                _move(draft, folder, overwrite)
+            finally:
+                remove(draft)
     except OSError as err:
         raise UnsupportedOption(f"The class cannot be written to {folder} ({err.strerror or err}).") from None
     return made
@@ -151,18 +149,21 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise UnsupportedOption(f"There is no folder {folder.parent} to put the class in.")
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not overwrite:
-        raise UnsupportedOption(
-            f"{folder} is there already; take another folder, or replace it (--overwrite): bundles that were handed "
-            "out are worth nothing once its hosts were started anew."
-        )
     inside = set[str]()
     if folder.is_dir() and not folder.is_symlink():
         inside = {each.name for each in folder.iterdir()}
         bundles = [each for part in ("host", "students") for each in (folder / part).glob("*")]
         inside |= {each.name for each in bundles if each.suffix != ".pem"}
-    if "ca.pem" not in inside or inside - _PARTS:
-        raise UnsupportedOption(f"{folder} is no class, or holds other files as well; it is not replaced.")
+    if "ca.pem" not in inside or inside - PARTS:
+        raise UnsupportedOption(
+            f"{folder} is there already, and is no class, or holds other files as well; it is not replaced: take "
+            "another folder (--out NAME)."
+        )
+    if not overwrite:
+        raise UnsupportedOption(
+            f"There is a class in {folder} already; take another folder (--out NAME), or replace it (lsplit certs "
+            f"class --out {folder} --overwrite): bundles that were handed out are worth nothing then."
+        )
 
 
 def _write(folder: Path, made: Class, authority: Authority) -> None:
@@ -188,7 +189,7 @@ def write_bundle(path: Path, content: bytes) -> None:
 
 def _move(draft: Path, folder: Path, overwrite: bool) -> None:
     """Put the new class where it belongs; an old one is out of the way for a moment, and back if that fails."""
-    old = draft.with_name(f"{draft.name}.old")
+    old = old_beside(draft)
     if not overwrite or not os.path.lexists(folder):
         try:
             os.rename(draft, folder)  # onto a folder with something in it, which somebody made meanwhile, it fails
@@ -203,4 +204,6 @@ def _move(draft: Path, folder: Path, overwrite: bool) -> None:
         with contextlib.suppress(OSError):
             os.rename(old, folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if os.path.lexists(folder):
+            remove(old)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import UnsupportedOption
 from .authority import Authority, Bundle
-from .certificates import KEY, check_many, check_names, write_bundle
+from .certificates import check_many, check_names, write_bundle
+from .folder import KEY, changing
 from .protocol import safe_text
 from .register import Entry, read_register, replace, valid, write_register
 from .revoked import LIST
@@ -24,7 +25,24 @@ def add_students(folder: str | os.PathLike[str], students: int | Sequence[str]) 
     The host need not be told. A name whose certificates were all revoked can be given again. Raises
     UnsupportedOption, AuthError.
     """
-    folder, entries, authority = _opened(folder)
+    folder = Path(folder).expanduser().absolute()
+    with changing(folder):
+        return _add(folder, students)
+
+
+def missing(folder: Path, students: int | Sequence[str]) -> int | tuple[str, ...]:
+    """What `add_students` takes so that a class has so many, or these; who was revoked counts as one who was there.
+
+    Raises UnsupportedOption.
+    """
+    known = {each.name.lower() for each in read_register(folder)}
+    if isinstance(students, int):
+        return max(0, students - len(known))
+    return tuple(name for name in students if name.lower() not in known)
+
+
+def _add(folder: Path, students: int | Sequence[str]) -> tuple[str, ...]:
+    entries, authority = _opened(folder)
     if isinstance(students, int):
         check_many(students)
         last = max([int(found[1]) for each in entries if (found := _NUMBERED.fullmatch(each.name))], default=0)
@@ -42,8 +60,11 @@ def add_students(folder: str | os.PathLike[str], students: int | Sequence[str]) 
     try:
         place.mkdir(mode=0o700, exist_ok=True)
         for name in names:
-            made.append(place / f"{name}.pem")
-            write_bundle(made[-1], authority.issue(name))
+            path = place / f"{name}.pem"
+            if os.path.lexists(path):
+                raise UnsupportedOption(f"{path} is there already, and no file of the class; move it away first.")
+            made.append(path)
+            write_bundle(path, authority.issue(name))
         write_register(folder, [*entries, *(Entry(path.stem, Bundle(path).serial) for path in made)])
     except BaseException as err:
         for path in made:
@@ -60,7 +81,13 @@ def revoke(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[str, .
     The list is host/revoked.pem of the folder; a host that runs on it takes it into account at once, one elsewhere
     when it has a copy. Raises UnsupportedOption, AuthError.
     """
-    folder, entries, authority = _opened(folder)
+    folder = Path(folder).expanduser().absolute()
+    with changing(folder):
+        return _revoke(folder, names)
+
+
+def _revoke(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    entries, authority = _opened(folder)
     known = {each.name for each in entries}
     for name in names:
         if name not in known:
@@ -78,9 +105,8 @@ def revoke(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[str, .
     return valid(after)
 
 
-def _opened(folder: str | os.PathLike[str]) -> tuple[Path, list[Entry], Authority]:
-    """A class's folder, its certificates, and its authority."""
-    folder = Path(folder).expanduser().absolute()
+def _opened(folder: Path) -> tuple[list[Entry], Authority]:
+    """A class's certificates, and its authority."""
     entries = read_register(folder)
     if not (folder / KEY).exists():
         raise UnsupportedOption(
@@ -90,4 +116,4 @@ def _opened(folder: str | os.PathLike[str]) -> tuple[Path, list[Entry], Authorit
     authority = Authority.read(folder / KEY)
     if authority.ends < datetime.now(UTC):
         raise UnsupportedOption(f"The class in {folder} was valid until {authority.ends:%Y-%m-%d}; make another one.")
-    return folder, entries, authority
+    return entries, authority

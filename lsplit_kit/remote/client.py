@@ -18,7 +18,6 @@ from ..errors import (
     HostTimeout,
     HostUnavailable,
     LsplitError,
-    SessionUnknown,
     VersionMismatch,
 )
 from ..wire.link import NOTHING, ControlHook, Message, about, timings_from_wire
@@ -126,7 +125,7 @@ class RpycLink(Talk, AskedLink, Card):
                         raise came
                     return Exchange(*came)
                 if not self._under_way(session):
-                    raise SessionUnknown(NOTHING)
+                    raise self._unknown(NOTHING)
                 self._take_in()
 
     def drop(self, session: int) -> None:
@@ -292,5 +291,5 @@ class RpycLink(Talk, AskedLink, Card):
 
     def _theirs(self, session: int) -> int:
         if session not in self._sessions:
-            raise SessionUnknown(f"Session {session} ended with its connection; it has to be opened and replayed.")
+            raise self._unknown(f"Session {session} ended with its connection; it has to be opened and replayed.")
         return self._sessions[session]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import AuthError
-from .revoked import Gate, serial_of
+from .revoked import Gate, Terms, serial_of
 from .stream import FastStream, part
 from .tls import common_name
 from .token import TLS_HERE, prove_to_client
@@ -27,8 +27,9 @@ class Door:
     def __init__(self, token: bytes, gate: Gate | None, seconds: float) -> None:
         self.gate, self.seconds, self._token = gate, seconds, token
         self.mode = gate.mode if gate is not None else "token"  # without TLS nobody comes in without it
-        self._inside: dict[socket.socket, int] = {}  # who showed a certificate, and its serial number
-        self._mutex, self._swept = threading.Lock(), frozenset[int]()
+        # Who showed a certificate: its serial number, and the classes that it could be of.
+        self._inside: dict[socket.socket, tuple[int, frozenset[bytes]]] = {}
+        self._mutex, self._swept = threading.Lock(), gate.now if gate is not None else None
 
     def let_in(
         self, sock: socket.socket, deadline: float, clients: set[socket.socket], meet: Callable[[socket.socket], None]
@@ -40,9 +41,11 @@ class Door:
         """
         end = time.monotonic() + self.seconds
         sock.settimeout(self.seconds)
+        terms: Terms | None = None
         if self.gate is not None:
             self.gate.look()
-            sock = self._wrapped(self.gate.context, sock, clients)
+            terms = self.gate.now
+            sock = self._wrapped(terms.context, sock, clients)
             meet(sock)
         try:
             name = TOKEN
@@ -55,9 +58,9 @@ class Door:
             stream = FastStream(sock, deadline)
             if self.mode == "token":
                 prove_to_client(stream, self._token, max(end - time.monotonic(), 0.001))
-            if self.mode == "certificate" and isinstance(sock, ssl.SSLSocket):
+            if self.mode == "certificate" and terms is not None and isinstance(sock, ssl.SSLSocket):
                 with self._mutex:
-                    self._inside[sock] = serial_of(sock)
+                    self._inside[sock] = serial_of(sock), terms.classes
             return stream, name
         except BaseException as err:
             if isinstance(err, ssl.SSLError):  # the peer finds the reason among the last bytes
@@ -68,21 +71,27 @@ class Door:
             raise
 
     def put_out(self) -> None:
-        """End the connections of those whose certificate was revoked; their own threads find the end and clean up."""
+        """End the connections of those whose certificate counts no more; their own threads find the end."""
         if self.gate is not None:
             self.gate.look()
-            if self.gate.revoked is self._swept:
+            if self.gate.now is self._swept:
                 return
-            self._swept = self.gate.revoked
+            self._swept = self.gate.now
             with self._mutex:
-                out = [sock for sock in self._inside if self.is_out(sock)]
+                out = [sock for sock in self._inside if self.why_out(sock)]
             for sock in out:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def is_out(self, sock: socket.socket) -> bool:
-        """Whether somebody who was let in has a certificate that was revoked since."""
-        return self.gate is not None and self._inside.get(sock) in self.gate.revoked
+    def why_out(self, sock: socket.socket) -> str:
+        """Why the certificate of somebody who was let in counts no more, "" where it does."""
+        shown = self._inside.get(sock)
+        if self.gate is None or shown is None:
+            return ""
+        (serial, classes), now = shown, self.gate.now
+        if not classes <= now.classes:
+            return "certificate of a class that was made anew"
+        return "certificate revoked" if serial in now.revoked else ""
 
     def leave(self, sock: socket.socket) -> None:
         """Somebody who was let in is gone."""

@@ -261,7 +261,9 @@ class Fleet(Watched, Card):
     def _theirs(self, session: int) -> tuple[RpycLink, int]:
         found = self._sessions.get(session)
         if found is None:
-            raise SessionUnknown(f"Session {session} ended with its host; it has to be opened and replayed.")
+            error = SessionUnknown(f"Session {session} ended with its host; it has to be opened and replayed.")
+            error.by_another = True  # forgotten when another thread opened one at the next connection
+            raise error
         return found
 
     def _heard(self, link: RpycLink, ask: Callable[[], Exchange]) -> Exchange:

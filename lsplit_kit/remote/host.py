@@ -150,7 +150,7 @@ def host(
             f"lk.host has no option {odd[0]!r}; of its clients it takes {', '.join(Sharing._fields)}."
         )
     shared = Sharing(**sharing).check()
-    name = _named(model, head, tail, dtype, fetch=loader is None)
+    name = named(model, head, tail, dtype, fetch=loader is None)
     _port("port", port)
     if auth not in ("auto", *MODES):
         raise UnsupportedOption(f"auth takes auto, {', '.join(MODES)}; got {auth!r}.")
@@ -186,8 +186,11 @@ def _port(name: str, port: object) -> int:
     return port
 
 
-def _named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:
-    """The model's name or folder, after checks and, here where a person sees the progress bar, the fetch."""
+def named(model: object, head: int, tail: int, dtype: object, fetch: bool) -> str:
+    """The model's name or folder, after checks and, here where a person sees the progress bar, the fetch.
+
+    Raises UnsupportedOption, PlanError, WeightsError.
+    """
     from ..models.names import check_plan, is_picture, number_format, resolve
     from ..models.partial import folder_of
 

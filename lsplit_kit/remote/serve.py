@@ -22,14 +22,14 @@ from pathlib import Path
 from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from ..wire.events import NOTICE, log
 from .address import address_of
-from .allocator import give_back, one_arena
+from .allocator import Returns, one_arena
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, Line, journal
 from .metrics import Metrics
 from .revoked import Gate
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
-from .sharing import add_options, sharing_of
+from .sharing import Sharing, add_options, sharing_of
 from .tls import LOOPBACK, MODES, host_file
 from .token import new_token, sweep_tokens, write_token
 from .watching import Child
@@ -123,13 +123,11 @@ def _main(args: argparse.Namespace) -> int:
             ready["whole"] = True
             _say(args, f"holds {ready['model']}: {WHOLE_SAYS}", NOTICE)
         print(json.dumps(ready), flush=True)
-        held = forgotten = 0
+        returns = Returns()
         while worker.is_alive() and not over.wait(0.2):
             body.pool.sweep()
             server.sweep()
-            if body.pool.bytes < held or body.pool.evictions > forgotten:
-                give_back()
-            held, forgotten = body.pool.bytes, body.pool.evictions
+            returns.look(body.pool.freed)
         if not over.is_set():
             _say(args, "ended by itself: its listening socket failed", logging.ERROR)
             return 1
@@ -143,14 +141,8 @@ def _main(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictServer, HeldBody, bytes]:
     """The server on its port, then the body: what is wrong with the arguments is said before the slow part."""
-    if args.auth == "auto":
-        args.auth = "certificate" if args.tls else "token"
-    check_bind(args.bind, args.allow_remote, bool(args.tls), args.auth, partial(_say, args, level=logging.WARNING))
-    if not 0 <= args.port <= 65535:
-        raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
-    if not args.idle > 0:
-        raise UnsupportedOption("--idle takes a number of seconds above 0.")
-    sharing, token, gate = sharing_of(args), new_token(), _gate(args)
+    sharing = check(args, partial(_say, args, level=logging.WARNING))
+    token, gate = new_token(), _gate(args)
     try:
         server = StrictServer(
             BodyService, token, args.bind, args.port, max_clients=args.max_clients, max_each=args.max_each,
@@ -178,6 +170,21 @@ def _prepare(args: argparse.Namespace, over: threading.Event) -> tuple[StrictSer
     body.pool = sharing.pool()
     server.service = service_of(body, sharing.turns(body.pool))
     return server, body, token
+
+
+def check(args: argparse.Namespace, warn: Callable[[str], None]) -> Sharing:
+    """What the options say of sharing; raises UnsupportedOption for one that makes no sense, before anything is made.
+
+    warn: is told what a person should know of an address, and of no proof.
+    """
+    if args.auth == "auto":
+        args.auth = "certificate" if args.tls else "token"
+    check_bind(args.bind, args.allow_remote, bool(args.tls), args.auth, warn)
+    if not 0 <= args.port <= 65535:
+        raise UnsupportedOption(f"The port must lie between 0 (any free one) and 65535, got {args.port}.")
+    if not args.idle > 0:
+        raise UnsupportedOption("--idle takes a number of seconds above 0.")
+    return sharing_of(args)
 
 
 def _refused(err: Exception, args: argparse.Namespace) -> int:

@@ -100,7 +100,7 @@ class StrictServer(ThreadedServer):
         return address_of(self.host, self.port, self._door.gate is not None)
 
     def sweep(self) -> None:
-        """End the connections of those whose certificate was revoked; to be called now and then."""
+        """End the connections of those whose certificate counts no more; to be called now and then."""
         self._door.put_out()
 
     def accept(self) -> None:
@@ -178,8 +178,8 @@ class StrictServer(ThreadedServer):
                 conn = connect_channel(channel, full, dict(self.protocol_config))
                 conn.answer(self._door.seconds)
                 return
-            if self._door.is_out(inside):  # between the handshake and now
-                raise AuthError("certificate revoked")
+            if out := self._door.why_out(inside):  # between the handshake and now
+                raise AuthError(out)
             event, level = "disconnected", NOTICE
             tell("connected", NOTICE, **who)
             conn = connect_channel(channel, self.service, dict(self.protocol_config, credentials=client))
@@ -202,7 +202,7 @@ class StrictServer(ThreadedServer):
             if place:
                 self._leave_place(name)
             if inside is not None:
-                why = "certificate revoked" if self._door.is_out(inside) else why
+                why = self._door.why_out(inside) or why
                 self._door.leave(inside)
             tell(event, level, cause, **who, seconds=round(time.monotonic() - came, 3), **({"why": why} if why else {}))
             self.clients.discard(inside)

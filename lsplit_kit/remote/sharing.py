@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ..split.pool import Pool
 
 
+MOST_WINDOW = 1000  # milliseconds: whoever was expected and does not come costs the others so much
+
+
 class Sharing(NamedTuple):
     """Memory, queue and batching of a host; None where nothing is set apart."""
 
@@ -29,11 +32,12 @@ class Sharing(NamedTuple):
         """Raise UnsupportedOption for a value that makes no sense."""
         for name, value in zip(self._fields, self, strict=True):
             whole = name in ("max_clients", "max_each", "queue", "queue_each", "prefill_piece")
-            least = 0 if HELP[name][1] == "from 0 on" else 1 if whole else 1e-6
+            least = 0 if HELP[name][1].startswith("from 0") else 1 if whole else 1e-6
+            most = MOST_WINDOW if name == "batch_window_ms" else 1e12
             number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
             if value is None and self._field_defaults[name] is None:
                 continue
-            if not number or not least <= value < 1e12:  # type: ignore[operator]
+            if not number or not least <= value <= most:  # type: ignore[operator]
                 kind = "a whole number" if whole else "a number"
                 raise UnsupportedOption(f"{name} takes {kind} {HELP[name][1]}, got {value!r}.")
         return self
@@ -67,7 +71,10 @@ HELP = {
     "queue": ("steps that wait at most", "from 1 on"),
     "queue_each": ("steps of one client that wait at most", "from 1 on"),
     "prefill_piece": ("positions of a long prompt at once while others have sessions; 0: all", "from 0 on"),
-    "batch_window_ms": ("milliseconds that a next token waits at most for those of others, to join them", "from 0 on"),
+    "batch_window_ms": (
+        "milliseconds that a next token waits at most for those of others, to join them",
+        f"from 0 to {MOST_WINDOW}",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ class Talk:
     def __init__(self, address: str, timeout: float, on_control: ControlHook | None) -> None:
         self.address, self.timeout, self.on_control = address, timeout, on_control
         self.epoch, self._owner = 0, os.getpid()
+        self._ended_by = 0  # the thread that let the last connection go
         self._conn: Any = None  # a PrimitiveConnection, its FastStream and LimitedChannel: all three or none
         self._stream: Any = None
         self._channel: Any = None
@@ -92,7 +94,7 @@ class Talk:
         while self._asked_for and self._stream.full:  # else either side might wait for the other to read
             self._take_in()
         if self._conn is None:
-            raise SessionUnknown(NOTHING)
+            raise self._unknown(NOTHING)
         with self._doubt(name):
             before = self._stream.tx
             number = self._conn.ask(name, args)
@@ -208,7 +210,7 @@ class Talk:
         self._stream = self._channel = self._conn = None
         self._sessions.clear()
         self._asked_for.clear()
-        self.epoch += 1
+        self.epoch, self._ended_by = self.epoch + 1, threading.get_ident()
         stream.close()
         if conn is not None:
             conn.close()
@@ -216,6 +218,12 @@ class Talk:
             self._forget(session)
         self._note(kind, *minus((stream.tx, stream.rx), self._explained))
         self._explained = (0, 0)
+
+    def _unknown(self, text: str) -> SessionUnknown:
+        """The error for a session whose connection is gone, which says whether this thread let it go."""
+        error = SessionUnknown(text)
+        error.by_another = self.epoch > 0 and self._ended_by != threading.get_ident()
+        return error
 
     def _last_tcp(self, stream: FastStream) -> tuple[int, int] | None:
         if self._past_tcp is None or (now := stream.tcp_info()) is None:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Busy, CacheMiss
@@ -172,7 +173,7 @@ class Turns:
         end = began + self.window
         with self._changed:
             while True:
-                waiting = [q[0] for q in self._queues.values() if q and q[0].joins is job.joins][: MOST - 1]
+                waiting = self._alike(job.joins)[: MOST - 1]
                 now = time.perf_counter()
                 self._habits = {key: h for key, h in self._habits.items() if h.came > now - RECENT}
                 here = {job.owner, *self._queues}  # of these, nobody else's step is waited for
@@ -181,22 +182,27 @@ class Turns:
                     for (owner, joins), h in self._habits.items()
                     if joins is job.joins and owner not in here
                 )
-                others = any(q[0].joins is not job.joins for q in self._queues.values() if q)
+                others = any(each.joins is not job.joins for q in self._queues.values() for each in q)
                 enough = not due or others or 1 + len(waiting) + due < FEW or 1 + len(waiting) >= MOST
                 if now >= end or enough:
                     break
                 self._changed.wait(end - now)
             for mate in waiting:
-                self._take(mate.owner)
+                self._take(mate)
             return waiting
 
-    def _take(self, owner: str) -> Job:
-        """The next job of an owner, who goes to the end of the line."""
-        queue = self._queues[owner]
-        job = queue.popleft()
-        self._queues.move_to_end(owner)
+    def _alike(self, joins: object) -> list[Job]:
+        """All that waits and can be computed together: the first of each owner, then everybody's second, and so on."""
+        rounds = zip_longest(*([each for each in q if each.joins is joins] for q in self._queues.values()))
+        return [each for one in rounds for each in one if each is not None]
+
+    def _take(self, job: Job) -> Job:
+        """Let a job out of the queue; its owner goes to the end of the line."""
+        queue = self._queues[job.owner]
+        queue.remove(job)
+        self._queues.move_to_end(job.owner)
         if not queue:
-            del self._queues[owner]
+            del self._queues[job.owner]
         return job
 
     def _advance(self, group: list[Job]) -> None:
@@ -240,7 +246,7 @@ class Turns:
             for mate in mates:
                 if not mate.done:
                     self._queues.setdefault(mate.owner, deque()).appendleft(mate)
-            following = self._take(next(iter(self._queues))) if self._queues else None
+            following = self._take(next(iter(self._queues.values()))[0]) if self._queues else None
             self._running = following is not None
         for mate in mates:
             if mate.done:

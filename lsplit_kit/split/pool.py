@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ AGAIN = (0.1, 5.0)  # seconds, least and most, after which to ask a host again t
 class Place:
     """One session's part of the memory: whose it is, its bytes, when it was used last, whether a step is under way.
 
-    While one is, size is what the session will have at its end, if that is more than it has.
+    While one is, size is what the session will have at its end, if that is more than it has; lent are bytes beside it
+    for what the step throws away at its end, or sooner: `give` lets go of that.
     """
 
     home: Sessions
@@ -35,6 +36,8 @@ class Place:
     size: int = 0
     used: float = field(default_factory=time.monotonic)
     busy: bool = False
+    lent: int = 0
+    give: Callable[[], object] = lambda: None
 
 
 class Pool:
@@ -57,6 +60,8 @@ class Pool:
         self.piece, self.gather = piece, gather
         self.computing = threading.Lock()
         self.brought = 0  # bytes of calibrations
+        self.lent = 0  # bytes for what is thrown away, beside those of sessions
+        self.freed = 0  # bytes let go of so far
         self.bytes = self.evictions = self.steps = self.misses = self.hits = 0
         self.since = time.monotonic()
         self.spent = {name: Spent() for name in STAGES}
@@ -72,7 +77,8 @@ class Pool:
         """Count a session no more."""
         with self._mutex:
             place = self._places.pop(session, None)
-            self.bytes -= place.size if place is not None else 0
+            if place is not None:
+                self._grow(place, -place.size)
 
     @contextlib.contextmanager
     def using(self, session: Remembered) -> Iterator[None]:
@@ -88,7 +94,9 @@ class Pool:
         finally:
             with self._mutex:
                 place.busy, place.used = False, time.monotonic()
+                self._return(place)
                 self._weigh(session, place)
+                self._take_back(place.home.owner)
                 self._make_room(place.home.owner)
 
     def check(self, size: int) -> None:
@@ -115,15 +123,22 @@ class Pool:
             if size + own > self.quota or size + sum(p.size for p in under_way) > self.limit:
                 raise self._full(len(under_way))
             self._grow(place, size - place.size)
+            self._take_back(place.home.owner)
             self._make_room(place.home.owner)
 
-    def spare(self, session: Remembered, size: int) -> bool:
-        """Count so many bytes more until a step under way ends; False, and none, where nobody's limit has them left."""
+    def spare(self, session: Remembered, size: int, give: Callable[[], object]) -> bool:
+        """Lend so many bytes until a step under way ends; False, and none, where nobody's limit has them left.
+
+        They are for what is thrown away. Where somebody's session needs them, `give` is called, which lets go of it.
+        """
         with self._mutex:
             place = self._places.get(session)
-            if place is None or self.bytes + size > self.limit or self._own(place.home.owner) + size > self.quota:
+            if place is None:
                 return False
-            self._grow(place, size)
+            own = self._own(place.home.owner) + self._lent_to(place.home.owner)
+            if self.bytes + self.lent + size > self.limit or own + size > self.quota:
+                return False
+            place.lent, place.give, self.lent = size, give, self.lent + size
             return True
 
     def answered(self, found: bool, codec: float, computing: float) -> None:
@@ -180,6 +195,7 @@ class Pool:
     def _grow(self, place: Place, size: int) -> None:
         place.size += size
         self.bytes += size
+        self.freed += max(0, -size)
 
     def _weigh(self, session: Remembered, place: Place) -> None:
         if session in self._places:
@@ -187,6 +203,21 @@ class Pool:
 
     def _own(self, owner: str) -> int:
         return sum(p.size for p in self._places.values() if p.home.owner == owner)
+
+    def _lent_to(self, owner: str) -> int:
+        return sum(p.lent for p in self._places.values() if p.home.owner == owner)
+
+    def _take_back(self, owner: str) -> None:
+        """Take back what was lent where sessions need it: before anybody forgets anything, or is told to wait."""
+        for place in self._places.values():
+            mine = place.home.owner == owner and self._own(owner) + self._lent_to(owner) > self.quota
+            if place.lent and (mine or self.bytes + self.lent > self.limit):
+                self._return(place)
+
+    def _return(self, place: Place) -> None:
+        place.give()
+        self.lent, self.freed = self.lent - place.lent, self.freed + place.lent
+        place.lent, place.give = 0, lambda: None
 
     def _make_room(self, owner: str) -> None:
         own = self._own(owner)
@@ -204,6 +235,6 @@ class Pool:
         if session.forget():
             self._weigh(session, place)
             return
-        self.bytes -= self._places.pop(session).size
+        self._grow(self._places.pop(session), -place.size)
         place.home.sessions.pop(place.number, None)
         session.end()

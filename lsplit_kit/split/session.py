@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -202,21 +202,24 @@ class Body(Sessions[Session, Step]):
     ) -> Generator[None, Tensor | None, Tensor]:
         """New positions behind the keys and values of old ones; a long prompt lets others come in between."""
         s.cache = s.cache if s.cache is not None else growing_cache(self.base.config)
-        return (yield from self._pieces(hidden, pads, at, s.cache, self._piece(hidden.shape[1])))
+        return (yield from self._pieces(hidden, pads, at, [s.cache], self._piece(hidden.shape[1])))
 
     def _piece(self, count: int) -> int:
         """Positions, of so many, that are computed at once."""
         return self.pool.piece if self.pool.piece and self.pool.crowded() else count
 
     def _pieces(
-        self, hidden: Tensor, pads: list[int], at: Tensor | None, cache: DynamicCache | None, piece: int
+        self, hidden: Tensor, pads: list[int], at: Tensor | None, held: Sequence[DynamicCache | None], piece: int
     ) -> Generator[None, Tensor | None, Tensor]:
+        """held: what holds keys and values, alone; where it is empty after a while, all is computed anew, at once."""
         outs: list[Tensor] = []
         for part in hidden.split(piece, dim=1):
             if outs:
                 yield None
+            if not held:
+                return self._forward(hidden, pads, at, None)
             done = sum(out.shape[1] for out in outs)
-            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], cache))
+            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], held[0]))
         return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
     def _anew(
@@ -225,17 +228,20 @@ class Body(Sessions[Session, Step]):
         """Everything that is remembered, and the new positions, from the beginning.
 
         Pieces need the keys and values of those before, for the time of this step. Where there is no spare memory for
-        them, all is computed at once, for nobody shall forget anything for what is thrown away.
+        them, or none is left after a while, all is computed at once: nobody shall forget anything, or wait, for what is
+        thrown away.
         """
         new = hidden.shape[1]
         if s.history is not None:
             hidden = torch.cat([s.history, hidden], dim=1)
             at = at if at is None or s.positions is None else torch.cat([s.positions, at], dim=1)
         batch, count, _ = hidden.shape
-        piece, cache = self._piece(count), None
-        if piece < count and self.pool.spare(s, kept(self.base, self.info, "kv", batch, 0, count)):
-            cache = growing_cache(self.base.config)
-        out = yield from self._pieces(hidden, pads, at, cache, piece if cache is not None else count)
+        piece, spare = self._piece(count), [growing_cache(self.base.config)]
+        size = kept(self.base, self.info, "kv", batch, 0, count)
+        if piece < count and self.pool.spare(s, size, spare.clear):
+            out = yield from self._pieces(hidden, pads, at, spare, piece)
+        else:
+            out = self._forward(hidden, pads, at, None)
         if s.policy == "hidden":
             s.history, s.positions = hidden, at
             out = out[:, -new:]

@@ -6,7 +6,7 @@ import random
 import time
 import weakref
 
-from ..errors import Busy, HostTimeout, HostUnavailable, LsplitError
+from ..errors import Busy, HostTimeout, HostUnavailable, LsplitError, SessionUnknown
 from .link import Link
 from .saying import say
 
@@ -16,6 +16,7 @@ LONG = 5.0  # seconds of one wait, after which it is said again
 RETURN_SECONDS = 10.0  # in which a host that is gone may come back, in one call; a link's timeout may be shorter
 FIRST, MOST = 0.05, 1.0  # seconds until a host that is gone is looked for again, at first and at most
 TRIES = 3  # of a call whose session was lost
+OTHERS = 100  # times that a call may lose its session because another thread ended the link's connection
 
 
 class Patience:
@@ -69,7 +70,7 @@ class Retry:
 
     def __init__(self, patience: Patience, link: Link, reply: object) -> None:
         self.patience, self.link, self.reply = patience, link, reply
-        self.left = TRIES
+        self.left, self.others = TRIES, OTHERS
         self.busy: float | None = None  # until when it is waited for who is busy, and for who is gone
         self.gone: float | None = None
 
@@ -79,6 +80,8 @@ class Retry:
             self.busy = self.patience.wait(error, self.busy, self.link, self.reply)
         elif isinstance(error, HostUnavailable) and error.absent:
             self.gone = self.patience.outlast(error, self.gone, self.link)
+        elif isinstance(error, SessionUnknown) and error.by_another and self.others:
+            self.others -= 1  # the host did nothing wrong, and neither did this call
         else:
             self.left -= 1
             if not self.left or (isinstance(error, HostTimeout) and not error.elsewhere):

@@ -12,8 +12,8 @@ import socket
 import sys
 import threading
 
+from lsplit_kit.remote.gate import Gate
 from lsplit_kit.remote.protocol import PrimitiveService
-from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire
 from lsplit_kit.remote.token import new_token, write_token

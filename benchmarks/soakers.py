@@ -34,7 +34,7 @@ from lsplit_kit.errors import LsplitError
 from lsplit_kit.models.partial import Held
 from lsplit_kit.remote.authority import Authority
 from lsplit_kit.remote.client import RpycLink
-from lsplit_kit.remote.revoked import Gate
+from lsplit_kit.remote.gate import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.remote.sharing import Sharing

@@ -167,6 +167,14 @@ def test_everybody_has_a_place_and_a_share_and_what_the_teacher_says_comes_last(
     assert (options.max_clients, options.quota_mb) == (5, 7)
 
 
+def test_a_name_that_the_hosts_certificate_lacks_is_said(tmp_path):
+    folder = tmp_path / "class"
+    prepare(folder, 2, hosts=["gpu.example.org"])
+    assert "is not for" not in prepare(folder, 2, hosts=["GPU.example.org"]).says
+    said = prepare(folder, 2, hosts=["gpu.example.org", "other.example.org"]).says
+    assert "not for other.example.org: nobody comes in under that name. To make the class anew" in said
+
+
 def test_files_that_were_handed_out_need_not_stay_at_the_host(tmp_path):
     first = prepare(tmp_path / "class", 4)
     shutil.rmtree(tmp_path / "class" / "students")

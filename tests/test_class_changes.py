@@ -22,8 +22,8 @@ from lsplit_kit.remote.certificates import KEY, make_class, write_bundle
 from lsplit_kit.remote.changes import add_students, revoke
 from lsplit_kit.remote.classroom import prepare
 from lsplit_kit.remote.client import RpycLink
+from lsplit_kit.remote.gate import Gate
 from lsplit_kit.remote.register import read_register, valid
-from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import service_of
 from lsplit_kit.wire.message import Open

@@ -26,9 +26,9 @@ from lsplit_kit.remote import token as tokens
 from lsplit_kit.remote.address import address_of, parse_address
 from lsplit_kit.remote.authority import Authority
 from lsplit_kit.remote.client import RpycLink
+from lsplit_kit.remote.gate import Gate
 from lsplit_kit.remote.protocol import PrimitiveService
 from lsplit_kit.remote.relay import Relay
-from lsplit_kit.remote.revoked import Gate
 from lsplit_kit.remote.server import StrictServer
 from lsplit_kit.remote.service import info_to_wire, service_of
 from lsplit_kit.remote.stream import FastStream

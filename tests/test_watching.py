@@ -572,7 +572,7 @@ def test_a_host_from_a_shell_writes_its_log_as_json():
 
 def test_over_tls_a_name_is_told_the_sessions_of_all_its_connections(tmp_path):
     from lsplit_kit.remote.certificates import make_class
-    from lsplit_kit.remote.revoked import Gate
+    from lsplit_kit.remote.gate import Gate
 
     folder = make_class(tmp_path / "class", ["ann", "bob"]).folder
     service = service_of(load_body("toy-llama", 1, 1))

@@ -12,9 +12,9 @@ from ..errors import UnsupportedOption
 from .authority import Authority, Bundle
 from .certificates import check_many, check_names, write_bundle
 from .folder import KEY, changing
+from .gate import LIST
 from .protocol import safe_text
 from .register import Entry, read_register, replace, valid, write_register
-from .revoked import LIST
 
 _NUMBERED = re.compile(r"student-(\d+)")
 

@@ -76,11 +76,23 @@ def prepare(
     address = address_of(name, chosen.port, tls=True) if chosen.port else "the address in the ready line"
     return Prepared(
         f"The class in {folder} {says}: {many} student{'s' * (many != 1)}, valid until {bundle.until:%Y-%m-%d}.\n"
-        f"Give each student one file of {folder / 'students'}; they pass\n"
+        f"{_unnamed(folder, hosts, bundle)}Give each student one file of {folder / 'students'}; they pass\n"
         f'  body="{address}", certificate="NAME.pem"\n'
         f"Somebody joins: lsplit certs add {folder} --students 1. Somebody leaves: lsplit certs revoke {folder} NAME.\n"
         f"Ctrl-C ends the host, the same command starts it again; the class ends when {folder} is removed.",
         arguments,
+    )
+
+
+def _unnamed(folder: Path, hosts: Sequence[str], bundle: Bundle) -> str:
+    """What a person should know where the host's certificate, which is there already, lacks a name that was given."""
+    known = {name.lower() for name in bundle.hosts}
+    lacks = [host for host in hosts if host.lower() not in known]
+    if not lacks:
+        return ""
+    return (
+        f"The host's certificate is not for {', '.join(lacks)}: nobody comes in under that name. To make the class "
+        f"anew, with new files for all: lsplit certs class --overwrite --out {folder} and the same names.\n"
     )
 
 

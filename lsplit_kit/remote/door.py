@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import AuthError
-from .revoked import Gate, Terms, serial_of
+from .gate import Gate, Terms, serial_of
 from .stream import FastStream, part
 from .tls import common_name
 from .token import TLS_HERE, prove_to_client

@@ -23,10 +23,10 @@ from ..errors import AuthError, HostUnavailable, LsplitError, UnsupportedOption
 from ..wire.events import NOTICE, log
 from .address import address_of
 from .allocator import Returns, one_arena
+from .gate import Gate
 from .host import WHOLE_SAYS
 from .journal import FORMATS, LEVELS, Line, journal
 from .metrics import Metrics
-from .revoked import Gate
 from .server import StrictServer
 from .service import BodyService, HeldBody, service_of
 from .sharing import Sharing, add_options, sharing_of

@@ -20,8 +20,8 @@ from ..errors import AuthError, Busy
 from ..wire.events import NOTICE, log, tell
 from .address import address_of
 from .door import ANYONE, TOKEN, Door
+from .gate import Gate
 from .protocol import CONFIG, MAX_FRAME, LimitedChannel, PrimitiveService, safe_text
-from .revoked import Gate
 from .stream import TlsError, seconds
 
 HANDSHAKE_SECONDS = 5.0

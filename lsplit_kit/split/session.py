@@ -216,10 +216,10 @@ class Body(Sessions[Session, Step]):
         for part in hidden.split(piece, dim=1):
             if outs:
                 yield None
-            if not held:
+            if not (now := held[:1]):  # a copy: another thread may empty it
                 return self._forward(hidden, pads, at, None)
             done = sum(out.shape[1] for out in outs)
-            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], held[0]))
+            outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], now[0]))
         return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
     def _anew(

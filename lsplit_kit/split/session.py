@@ -220,6 +220,7 @@ class Body(Sessions[Session, Step]):
                 return self._forward(hidden, pads, at, None)
             done = sum(out.shape[1] for out in outs)
             outs.append(self._forward(part, pads, None if at is None else at[:, done : done + part.shape[1]], now[0]))
+            del now
         return torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]
 
     def _anew(

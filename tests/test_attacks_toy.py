@@ -205,6 +205,26 @@ def test_a_head_near_the_public_one_is_read_and_a_far_one_is_not(toy, share, lea
     assert least <= read.accuracy() <= most
 
 
+SAYS = "None of the tokens explains what crossed"
+
+
+def test_matching_says_when_what_it_knows_explains_nothing(toy, stranger, captures, recwarn):
+    for know in (stranger, stranger.but(text=None)):
+        with pytest.warns(UserWarning, match=f"{SAYS} at .* other weights, another cut or codec"):
+            attacked(VocabMatch(), captures(2), know)
+    recwarn.clear()
+    attacked(VocabMatch(), captures(2), toy[1])
+    assert not [w for w in recwarn if SAYS in str(w.message)]
+
+
+@pytest.mark.parametrize("widths", [(8, 1000, 4096), (1,), (5, 6)])
+def test_candidates_may_be_more_than_there_are_tokens(toy, captures, widths):
+    assert len(toy[1].tokenizer) < 1000
+    _, read = attacked(VocabMatch(widths=widths), captures(2), toy[1])
+    assert read.accuracy() == read.accuracy("reply") == read.exact() == 1
+
+
+@pytest.mark.filterwarnings(f"ignore:{SAYS}")
 @pytest.mark.parametrize("attack", [*PROBES, pytest.param(VocabMatch(), id="VocabMatch")])
 def test_the_wrong_head_tells_no_more_than_no_wire(stranger, captures, attack):
     _, read = attacked(attack, captures(2), stranger)

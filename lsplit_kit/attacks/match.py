@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOption
+from ..wire.saying import say
 from ..wire.view import Heard, View
 from .attack import Attack, Reconstruction
 from .channel import Channel
 from .knowledge import Knowledge
-from .layers import place_of
+from .layers import STRANGE, place_of
 from .lda import PrototypeLDA
 from .noise import FAR, FEW, clear
 from .record import empty, template
@@ -31,6 +32,7 @@ WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a gues
 CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
 BATCH = 16  # conversations that are read side by side
+HARDLY = 0.5  # of all places: where no token explains so many, what the attacker knows is not what was at work
 
 
 class VocabMatch(Attack):
@@ -42,7 +44,8 @@ class VocabMatch(Attack):
     tolerance: a candidate whose vector is so close, relative to |h|, is taken at once where the wire is exact. Behind a
     codec it is taken when it rounds to what crossed. Behind noise it is the maximum of log p(v | prefix) -
     |F - h|^2 / 2 s^2 of ever more candidates, until the next likeliest is far behind (`Noise`); s is told by the
-    template's known tokens and by what was read before. Where nothing fits, the likeliest of all tried is taken.
+    template's known tokens and by what was read before. Where nothing fits, the likeliest of all tried is taken, and
+    where that is so at most places, a warning says that it was for nothing.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights")
@@ -80,6 +83,7 @@ class VocabMatch(Attack):
         channels = [copy(self.channel_) for _ in heard]
         chats = [self._begins(h.vectors, channel) for h, channel in zip(heard, channels, strict=True)]
         found: dict[int, Tensor] = {}
+        self.strange_ = 0  # places that no token explains
         for known, alike in ((empty(), False), (self.before_, True)):
             rows = sorted((i for i, chat in enumerate(chats) if chat == alike), key=lambda i: len(heard[i].vectors))
             for first in range(0, len(rows), BATCH):
@@ -87,6 +91,12 @@ class VocabMatch(Attack):
                 read = self._read([heard[i] for i in some], [channels[i] for i in some], known)
                 found.update(zip(some, read, strict=True))
         top = [found[i] for i in range(len(heard))]
+        places = sum(len(t) - len(self.before_) * chat for t, chat in zip(top, chats, strict=True))
+        if self.strange_ > HARDLY * places:
+            say(
+                f"None of the tokens explains what crossed at {self.strange_:,} of {places:,} places: other weights, "
+                "another cut or codec than the attacker believes, or noise too loud to read through?"
+            )
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
             None, self.cost_, {"behind": f"{self.place_.depth} layers"},
@@ -144,7 +154,9 @@ class VocabMatch(Attack):
         else:
             for channel, search, place in zip(channels, searches, found, strict=True):
                 if place is None:
-                    channel.hear(*search.error(int(search.near(1, channel))))
+                    error, length = search.error(int(search.near(1, channel)))
+                    self.strange_ += bool(error > STRANGE * length)
+                    channel.hear(error, length)
         return torch.stack(
             [s.best(channel, place) for s, channel, place in zip(searches, channels, found, strict=True)]
         )
@@ -186,6 +198,7 @@ class VocabMatch(Attack):
             if open_ and place is None:
                 best[i] = search.best(channel, None)  # the noise may have turned out to be larger
                 lost[i] = not noisy or not clear(search.posterior(channel))
+                self.strange_ += lost[i]
             elif noisy:
                 lost[i] = False
         return torch.stack(best)  # type: ignore[arg-type]

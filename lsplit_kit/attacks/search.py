@@ -61,7 +61,7 @@ class Search:
         return torch.cat([likely, away.topk(count - len(likely), largest=False).indices])
 
     def _pointed(self) -> Tensor:
-        """Squared distance [V] of every embedding from where that of h must be."""
+        """Squared distance [V], but for a constant, of every embedding from where that of h must be."""
         near = (self.vectors - self.h).norm(dim=-1).topk(min(LOCAL, len(self.ids)), largest=False).indices
         vectors, known = self.vectors[near], self.rows[self.ids[near]]
         middle = vectors.mean(0)
@@ -69,7 +69,7 @@ class Search:
         gram = x @ x.T
         gram.diagonal().add_(STIFF * gram.diagonal().mean())
         place = (self.h - middle) @ x.T @ torch.linalg.solve(gram, y) + known.mean(0)
-        return (self.rows - place).square().sum(-1)
+        return torch.linalg.vector_norm(self.rows, dim=-1).square_().addmv_(self.rows, place, alpha=-2)
 
     def add(self, ids: Tensor, vectors: Tensor) -> None:
         """Candidates [n] were tried and gave vectors [n, d]; the newest of the same one counts."""
@@ -84,6 +84,10 @@ class Search:
     def near(self, count: int, channel: Channel) -> Tensor:
         """The ids [count] tried that are likeliest."""
         return self.ids[self.posterior(channel).topk(min(count, len(self.ids))).indices]
+
+    def distance(self) -> float:
+        """|F - h| / |h| of the nearest that was tried."""
+        return float((self.vectors - self.h).norm(dim=-1).min() / self.h.norm().clamp_min(1e-12))
 
     def error(self, token: int) -> tuple[Tensor, Tensor]:
         """|F - h| and |h| [1] of a token that was tried."""

@@ -32,7 +32,7 @@ PROPOSALS = ("lda", "prior")
 WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
 CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
-ROUGH = 0.25  # of |h|: a rough vector that is farther off is another token's
+ROUGH = 0.15  # of |h|: a rough vector that is farther off is another token's
 BATCH = 16  # conversations that are read side by side
 HARDLY = 0.5  # of all places: where no token explains so many, what the attacker knows is not what was at work
 

@@ -23,8 +23,10 @@ from lsplit_kit.attacks import (
     TunedLens,
     VocabMatch,
     agreement,
+    lda,
     record,
     report,
+    study,
 )
 from lsplit_kit.attacks.ahead import said, tail_side
 from lsplit_kit.attacks.prototypes import NEVER as UNSEEN
@@ -203,6 +205,25 @@ def test_a_head_near_the_public_one_is_read_and_a_far_one_is_not(toy, share, lea
     capture = record(lk.split(own, head=2, tail=2), PROMPTS, new_tokens=NEW, eos_token_id=NEVER)
     _, read = attacked(VocabMatch(), capture, toy[1].but(head="fine-tuned"), "eavesdrop_up")
     assert least <= read.accuracy() <= most
+
+
+def test_behind_many_layers_fitting_takes_less(toy, captures, monkeypatch):
+    monkeypatch.setattr(lda, "DEEP", 2)
+    monkeypatch.setattr(study, "WORK", 2 * 1280)
+    for depth, tokens, contexts in ((1, 2560, 2), (2, 1280, 2), (4, 640, 1)):
+        know = toy[1].but()
+        PrototypeLDA().fit(captures(depth).view("cloud"), know)
+        found = {key[0]: (key, value) for key, value in know.shelf.items()}
+        assert found["study"][1].windows[1].shape[0] == tokens // study.WINDOW
+        assert found["bank"][0][3] == contexts
+
+
+def test_matching_takes_the_prototypes_that_are_there(toy, captures):
+    view = captures(2).view("cloud")
+    for attack, shared in ((PrototypeLDA(), True), (PrototypeLDA(weight=3.0), False)):
+        know = toy[1].but()
+        weights = attack.fit(view, know).weights_
+        assert (VocabMatch().fit(view, know).lda_.weights_ is weights) == shared
 
 
 SAYS = "None of the tokens explains what crossed"

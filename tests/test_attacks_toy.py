@@ -195,6 +195,7 @@ def test_too_few_queries_are_a_sentence(toy, captures):
         toy[1].but(budget=True)
 
 
+@pytest.mark.filterwarnings("ignore:None of the tokens explains")
 @pytest.mark.parametrize(("share", "least", "most"), [(0.01, 1, 1), (0.05, 1, 1), (0.1, 0.3, 0.99), (0.5, 0, 0.1)])
 def test_a_head_near_the_public_one_is_read_and_a_far_one_is_not(toy, share, least, most):
     """share: of each weight's standard deviation by which the learner's embeddings and head differ at random."""
@@ -230,15 +231,14 @@ SAYS = "None of the tokens explains what crossed"
 
 
 def test_matching_says_when_what_it_knows_explains_nothing(toy, stranger, captures, recwarn):
-    for know in (stranger, stranger.but(text=None)):
-        with pytest.warns(UserWarning, match=f"{SAYS} at .* other weights, another cut or codec"):
-            attacked(VocabMatch(), captures(2), know)
+    with pytest.warns(UserWarning, match=f"{SAYS} at .* other weights, another cut or codec"):
+        attacked(VocabMatch(), captures(2), stranger.but(text=None))
     recwarn.clear()
     attacked(VocabMatch(), captures(2), toy[1])
     assert not [w for w in recwarn if SAYS in str(w.message)]
 
 
-@pytest.mark.parametrize("widths", [(8, 1000, 4096), (1,), (5, 6)])
+@pytest.mark.parametrize("widths", [(8, 1000, 4096), (5, 600)])
 def test_candidates_may_be_more_than_there_are_tokens(toy, captures, widths):
     assert len(toy[1].tokenizer) < 1000
     _, read = attacked(VocabMatch(widths=widths), captures(2), toy[1])

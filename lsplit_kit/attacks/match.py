@@ -96,8 +96,8 @@ class VocabMatch(Attack):
         places = sum(len(t) - len(self.before_) * chat for t, chat in zip(top, chats, strict=True))
         if self.strange_ > HARDLY * places:
             say(
-                f"None of the tokens explains what crossed at {self.strange_:,} of {places:,} places: other weights, "
-                "another cut or codec than the attacker believes, or noise too loud to read through?"
+                f"None of the tokens explains what crossed at {min(self.strange_, places):,} of {places:,} places: "
+                "other weights, another cut or codec than the attacker believes, or noise too loud to read through?"
             )
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
@@ -134,7 +134,14 @@ class VocabMatch(Attack):
                 lost, channels = [lost[i] for i in going], [channels[i] for i in going]
                 expected = None if expected is None else expected[going]
             h = torch.stack([heard[row].vectors[t] for row in rows])
-            best = self._next(tries, h, expected, channels, lost) if tries.length else self._first(tries, h, channels)
+            first = not tries.length
+            best = self._first(tries, h, channels) if first else self._next(tries, h, expected, channels, lost)
+            if first:  # what begins like no text of this model goes on like none
+                strange = [
+                    c.fresh is not None and c.fresh.at(one) > STRANGE * one.norm()
+                    for c, one in zip(channels, h, strict=True)
+                ]
+                self.strange_ += sum(len(heard[row].vectors) for row, odd in zip(rows, strange, strict=True) if odd)
             for row, guess in zip(rows, best, strict=True):
                 found[row].append(guess)
             expected = tries.commit(best[:, :1])
@@ -156,9 +163,7 @@ class VocabMatch(Attack):
         else:
             for channel, search, place in zip(channels, searches, found, strict=True):
                 if place is None:
-                    error, length = search.error(int(search.near(1, channel)))
-                    self.strange_ += bool(error > STRANGE * length)
-                    channel.hear(error, length)
+                    channel.hear(*search.error(int(search.near(1, channel))))
         return torch.stack(
             [s.best(channel, place) for s, channel, place in zip(searches, channels, found, strict=True)]
         )

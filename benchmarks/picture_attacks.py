@@ -20,6 +20,7 @@ import lsplit_kit as lk
 from lsplit_kit.attacks import Knowledge, Reconstruction, report
 from lsplit_kit.attacks import pictures as A
 from lsplit_kit.attacks.pictures.ladder import changed
+from lsplit_kit.attacks.pictures.report import middle
 from lsplit_kit.measure.resample import mean_by_document
 
 STEPS, SCALE, SEED, OWN, MANY, FEW = 20, 3.0, 100, 24, 16, 6
@@ -63,9 +64,10 @@ def near(values: Sequence[float]) -> dict[str, Any]:
 
 
 def decibels(values: Any) -> float | None:
-    """The median in dB; None where it is infinite: the pictures are equal."""
-    middle = float(np.median(values))
-    return round(middle, 2) if np.isfinite(middle) else None
+    """The median in dB, of two middle ones the finite one; None where it is infinite: most pictures are equal."""
+    median = float(np.median(values))
+    median = median if np.isfinite(median) else middle(values)
+    return round(median, 2) if np.isfinite(median) else None
 
 
 def picture_row(found: A.Painted, capture: Any) -> dict[str, Any]:

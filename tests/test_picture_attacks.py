@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from functools import cache
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -22,6 +24,9 @@ from lsplit_kit.attacks.pictures.ladder import ladder, usual_attacks
 from lsplit_kit.attacks.pictures.report import compared, correlation, psnr_of
 from lsplit_kit.attacks.pictures.run import runs
 from lsplit_kit.attacks.report import report
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from picture_attacks import decibels
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -461,6 +466,12 @@ def test_measures_on_pictures_that_are_known():
     ramp = torch.arange(10.0)
     assert psnr_of(ramp + 0.9, ramp) == pytest.approx(20.0) and psnr_of(ramp, ramp) == math.inf
     assert correlation(3 * ramp + 1, ramp) == pytest.approx(1) and correlation(-ramp, ramp) == pytest.approx(-1)
+
+
+def test_the_median_is_infinite_where_most_are_equal_and_not_where_half_are():
+    assert decibels([30.0, 40.0, 31.0]) == 31.0 and decibels([30.0, 40.0]) == 35.0
+    assert decibels([math.inf, 30.0, math.inf, 28.0]) == 30.0
+    assert decibels([math.inf, 30.0, math.inf]) is None
 
 
 # -- what could be painted -------------------------------------------------------------------------

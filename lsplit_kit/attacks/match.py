@@ -6,6 +6,7 @@ never give the same one (SipIt, arXiv 2510.15511; Hidden No More, arXiv 2505.183
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from functools import partial
 from typing import ClassVar
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOption
+from ..wire.saying import say
 from ..wire.view import Heard, View
 from .attack import Attack, Reconstruction
 from .channel import Channel
 from .knowledge import Knowledge
-from .layers import place_of
+from .layers import STRANGE, place_of
 from .lda import PrototypeLDA
 from .noise import FAR, FEW, clear
 from .record import empty, template
@@ -30,7 +32,9 @@ PROPOSALS = ("lda", "prior")
 WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
 CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
+ROUGH = 0.15  # of |h|: a rough vector that is farther off is another token's
 BATCH = 16  # conversations that are read side by side
+HARDLY = 0.5  # of all places: where no token explains so many, what the attacker knows is not what was at work
 
 
 class VocabMatch(Attack):
@@ -42,7 +46,8 @@ class VocabMatch(Attack):
     tolerance: a candidate whose vector is so close, relative to |h|, is taken at once where the wire is exact. Behind a
     codec it is taken when it rounds to what crossed. Behind noise it is the maximum of log p(v | prefix) -
     |F - h|^2 / 2 s^2 of ever more candidates, until the next likeliest is far behind (`Noise`); s is told by the
-    template's known tokens and by what was read before. Where nothing fits, the likeliest of all tried is taken.
+    template's known tokens and by what was read before. Where nothing fits, the likeliest of all tried is taken, and
+    where that is so at most places, a warning says that it was for nothing.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizer", "head weights")
@@ -80,6 +85,7 @@ class VocabMatch(Attack):
         channels = [copy(self.channel_) for _ in heard]
         chats = [self._begins(h.vectors, channel) for h, channel in zip(heard, channels, strict=True)]
         found: dict[int, Tensor] = {}
+        self.strange_ = 0  # places that no token explains
         for known, alike in ((empty(), False), (self.before_, True)):
             rows = sorted((i for i, chat in enumerate(chats) if chat == alike), key=lambda i: len(heard[i].vectors))
             for first in range(0, len(rows), BATCH):
@@ -87,6 +93,12 @@ class VocabMatch(Attack):
                 read = self._read([heard[i] for i in some], [channels[i] for i in some], known)
                 found.update(zip(some, read, strict=True))
         top = [found[i] for i in range(len(heard))]
+        places = sum(len(t) - len(self.before_) * chat for t, chat in zip(top, chats, strict=True))
+        if self.strange_ > HARDLY * places:
+            say(
+                f"None of the tokens explains what crossed at {min(self.strange_, places):,} of {places:,} places: "
+                "other weights, another cut or codec than the attacker believes, or noise too loud to read through?"
+            )
         return Reconstruction(
             type(self).__name__, view.observer, [t[:, 0] for t in top], top, [h.positions for h in heard],
             None, self.cost_, {"behind": f"{self.place_.depth} layers"},
@@ -122,7 +134,14 @@ class VocabMatch(Attack):
                 lost, channels = [lost[i] for i in going], [channels[i] for i in going]
                 expected = None if expected is None else expected[going]
             h = torch.stack([heard[row].vectors[t] for row in rows])
-            best = self._next(tries, h, expected, channels, lost) if tries.length else self._first(tries, h, channels)
+            first = not tries.length
+            best = self._first(tries, h, channels) if first else self._next(tries, h, expected, channels, lost)
+            if first:  # what begins like no text of this model goes on like none
+                strange = [
+                    c.fresh is not None and c.fresh.at(one) > STRANGE * one.norm()
+                    for c, one in zip(channels, h, strict=True)
+                ]
+                self.strange_ += sum(len(heard[row].vectors) for row, odd in zip(rows, strange, strict=True) if odd)
             for row, guess in zip(rows, best, strict=True):
                 found[row].append(guess)
             expected = tries.commit(best[:, :1])
@@ -168,12 +187,18 @@ class VocabMatch(Attack):
             if not waiting:
                 break
             ids = torch.stack([searches[i].first(width, self.after_)[done:] for i in waiting])
-            vectors = self._tried(tries, ids, None if len(waiting) == len(h) else waiting)
+            rows, rough = None if len(waiting) == len(h) else waiting, all(channels[i].clean for i in waiting)
+            vectors = self._tried(tries, ids, rows, rough)
             for i, some, states in zip(waiting, ids, vectors, strict=True):
                 searches[i].add(some, states)
-                place = channels[i].found(searches[i])
+            if rough:  # all but the nearest are too far off as they are
+                ids = torch.stack([searches[i].near(1, channels[i]) for i in waiting])
+                for i, some, states in zip(waiting, ids, self._tried(tries, ids, rows), strict=True):
+                    searches[i].add(some, states)
+            for i in waiting:
+                place = channels[i].found(searches[i], 1 if rough else 0)
                 if place is not None:
-                    best[i] = searches[i].best(channels[i], place)
+                    best[i] = searches[i].best(channels[i], place + (len(searches[i].ids) - 1 if rough else 0))
             done = width
         for i, (search, channel) in enumerate(zip(searches, channels, strict=True)):
             place = None
@@ -186,6 +211,7 @@ class VocabMatch(Attack):
             if open_ and place is None:
                 best[i] = search.best(channel, None)  # the noise may have turned out to be larger
                 lost[i] = not noisy or not clear(search.posterior(channel))
+                self.strange_ += lost[i]
             elif noisy:
                 lost[i] = False
         return torch.stack(best)  # type: ignore[arg-type]
@@ -206,11 +232,14 @@ class VocabMatch(Attack):
     def _widened(self, tries: Tries, search: Search, channel: Channel, row: int, lost: bool) -> int | None:
         """Try more and more tokens of a row, all in the end; which of those tried was found."""
         whole = len(self.rows_)
-        for width in (*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole):
+        widths = [*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole]
+        for width in doubling(len(search.ids), widths) if channel.clean else widths:
             ids = search.more(width - len(search.ids))
             if len(ids):
                 search.add(ids, self._tried(tries, ids[None], [row], rough=True)[0])
             near = search.near(LOOKS, channel)
+            if channel.clean and width < whole and search.distance() > ROUGH:
+                continue
             search.add(near, self._tried(tries, near[None], [row])[0])
             place = channel.found(search, len(near))
             if place is not None:
@@ -230,6 +259,14 @@ class VocabMatch(Attack):
     def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:
         self.cost_.candidates += ids.numel()
         return tries.states(ids, rows, rough)
+
+
+def doubling(tried: int, widths: list[int]) -> Iterator[int]:
+    """The widths, and others between them: no step more than doubles the number tried, as each points the next."""
+    for width in widths:
+        while 0 < 2 * tried < width:
+            yield (tried := 2 * tried)
+        yield (tried := max(tried, width))
 
 
 def _prototypes(view: View, knowledge: Knowledge, reads: str) -> PrototypeLDA:

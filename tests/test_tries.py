@@ -101,18 +101,6 @@ def test_tried_vectors_point_to_the_embedding_behind_h():
     assert len(search.more(1000)) == 480  # all that are left
 
 
-@pytest.mark.parametrize(("told", "share"), [(1.0, 0.5), (0.0, 0.1)])
-def test_few_are_tried_where_nothing_points(told, share):
-    """told: how much of a vector is its embedding's doing, not noise's."""
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.randn(500, 8, generator=draw)
-    vectors = told * rows @ torch.randn(8, 32, generator=draw) + (1 - told) * torch.randn(500, 32, generator=draw)
-    search = Search(vectors[77], -torch.arange(500.0), rows)
-    search.add(torch.arange(60), vectors[:60])
-    likely = torch.arange(60, 160)
-    assert int((~torch.isin(search.more(100), likely)).sum()) == pytest.approx(100 * share, abs=10)
-
-
 def test_what_is_tried_may_be_the_whole_vocabulary(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(30_000, 4, generator=draw)
@@ -120,8 +108,8 @@ def test_what_is_tried_may_be_the_whole_vocabulary(monkeypatch):
     search = Search(vectors[-1], torch.zeros(30_000), rows)
     search.add(torch.arange(29_000), vectors[:29_000])  # 3 GB, were all of them in the regression
     solved = []
-    inv = torch.linalg.inv
-    monkeypatch.setattr(torch.linalg, "inv", lambda a: solved.append(len(a)) or inv(a))
+    solve = torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: solved.append(len(a)) or solve(a, b))
     assert 29_999 in search.more(10).tolist() and solved == [LOCAL]
 
 

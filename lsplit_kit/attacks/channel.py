@@ -35,11 +35,6 @@ class Channel:
                 knowledge, ("channel", place), lambda: codec_error(place, knowledge)
             )
 
-    @property
-    def clean(self) -> bool:
-        """Whether vectors cross as they are, as far as was heard."""
-        return not self.noise and self.fresh is None
-
     def begins(self, known: Tensor, h: Tensor) -> bool:
         """Whether a text's first vectors h [n, d] are those of the known beginning [n, d], whose error is heard."""
         sent = self.place.through(known[None])[0]

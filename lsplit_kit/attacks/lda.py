@@ -8,13 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..wire.view import View
 from .knowledge import Knowledge
 from .probe import Probe
 from .prototypes import NEVER, bank, drawn, spare
 from .study import Study
 
-DEEP = 15  # layers before the cut; behind more of them each token is tried in one context, for it costs as much
 FLAT = 1e-6  # of the vectors' own variance that is always added
 
 
@@ -22,24 +20,17 @@ class PrototypeLDA(Probe):
     """score_v = (h - b)' C^-1 mu_v - mu_v' C^-1 mu_v / 2 (Fisher 1936), with a prototype mu_v for every token.
 
     mu_v: the mean vector of token v in random contexts, drawn to what texts show of it, as much as they show. b and C:
-    mean and covariance of what is left of the texts' vectors. contexts: random ones of each token (None: 2, or 1 behind
-    many layers); weight: how many occurrences in texts these count for; penalty: a share of the mean variance, added to
-    every variance.
+    mean and covariance of what is left of the texts' vectors. contexts: random ones of each token; weight: how many
+    occurrences in texts these count for; penalty: a share of the mean variance, added to every variance.
     """
 
     requires: ClassVar[tuple[str, ...]] = (*Probe.requires, "head weights or queries")
 
-    def __init__(self, contexts: int | None = None, weight: float = 8.0, penalty: float = 1e-2) -> None:
+    def __init__(self, contexts: int = 2, weight: float = 8.0, penalty: float = 1e-2) -> None:
         self.contexts, self.weight, self.penalty = contexts, weight, penalty
 
-    def _fit(self, view: View, knowledge: Knowledge) -> None:
-        super()._fit(view, knowledge)
-        if self.get_params() == PrototypeLDA().get_params():  # what `VocabMatch` would fit
-            knowledge.shelf.setdefault(("lda", self.place_, self.reads), copy(self))
-
     def _learn(self, learned: Study, knowledge: Knowledge) -> None:
-        contexts = self.contexts if self.contexts is not None else 2 if self.place_.depth <= DEEP else 1
-        found = bank(knowledge, self.place_.depth, self.vocabulary_, contexts, spare(knowledge, learned))
+        found = bank(knowledge, self.place_.depth, self.vocabulary_, self.contexts, spare(knowledge, learned))
         if knowledge.queries is not None:
             self.cost_.queries += found.sent
         both = found.there[learned.tokens]

@@ -6,7 +6,6 @@ never give the same one (SipIt, arXiv 2510.15511; Hidden No More, arXiv 2505.183
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from functools import partial
 from typing import ClassVar
@@ -32,7 +31,6 @@ PROPOSALS = ("lda", "prior")
 WIDTHS = (8, 64, 256, 1024, 4096)  # candidates that have been tried when a guess is given up, before all are
 CLEAR = 0.5  # of the second nearest candidate's distance, at which the nearest is the one
 LOOKS = 16  # candidates that get an exact look after a rough one
-ROUGH = 0.15  # of |h|: a rough vector that is farther off is another token's
 BATCH = 16  # conversations that are read side by side
 HARDLY = 0.5  # of all places: where no token explains so many, what the attacker knows is not what was at work
 
@@ -187,18 +185,12 @@ class VocabMatch(Attack):
             if not waiting:
                 break
             ids = torch.stack([searches[i].first(width, self.after_)[done:] for i in waiting])
-            rows, rough = None if len(waiting) == len(h) else waiting, all(channels[i].clean for i in waiting)
-            vectors = self._tried(tries, ids, rows, rough)
+            vectors = self._tried(tries, ids, None if len(waiting) == len(h) else waiting)
             for i, some, states in zip(waiting, ids, vectors, strict=True):
                 searches[i].add(some, states)
-            if rough:  # all but the nearest are too far off as they are
-                ids = torch.stack([searches[i].near(1, channels[i]) for i in waiting])
-                for i, some, states in zip(waiting, ids, self._tried(tries, ids, rows), strict=True):
-                    searches[i].add(some, states)
-            for i in waiting:
-                place = channels[i].found(searches[i], 1 if rough else 0)
+                place = channels[i].found(searches[i])
                 if place is not None:
-                    best[i] = searches[i].best(channels[i], place + (len(searches[i].ids) - 1 if rough else 0))
+                    best[i] = searches[i].best(channels[i], place)
             done = width
         for i, (search, channel) in enumerate(zip(searches, channels, strict=True)):
             place = None
@@ -232,14 +224,11 @@ class VocabMatch(Attack):
     def _widened(self, tries: Tries, search: Search, channel: Channel, row: int, lost: bool) -> int | None:
         """Try more and more tokens of a row, all in the end; which of those tried was found."""
         whole = len(self.rows_)
-        widths = [*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole]
-        for width in doubling(len(search.ids), widths) if channel.clean else widths:
+        for width in (*self.widths[2:], *range(2 * self.widths[-1], whole, self.widths[-1]), whole):
             ids = search.more(width - len(search.ids))
             if len(ids):
                 search.add(ids, self._tried(tries, ids[None], [row], rough=True)[0])
             near = search.near(LOOKS, channel)
-            if channel.clean and width < whole and search.distance() > ROUGH:
-                continue
             search.add(near, self._tried(tries, near[None], [row])[0])
             place = channel.found(search, len(near))
             if place is not None:
@@ -259,14 +248,6 @@ class VocabMatch(Attack):
     def _tried(self, tries: Tries, ids: Tensor, rows: list[int] | None = None, rough: bool = False) -> Tensor:
         self.cost_.candidates += ids.numel()
         return tries.states(ids, rows, rough)
-
-
-def doubling(tried: int, widths: list[int]) -> Iterator[int]:
-    """The widths, and others between them: no step more than doubles the number tried, as each points the next."""
-    for width in widths:
-        while 0 < 2 * tried < width:
-            yield (tried := 2 * tried)
-        yield (tried := max(tried, width))
 
 
 def _prototypes(view: View, knowledge: Knowledge, reads: str) -> PrototypeLDA:

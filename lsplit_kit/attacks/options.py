@@ -62,8 +62,7 @@ OPTIONS = {
     "joint": TRUTH.or_none(),
     **dict.fromkeys(("ahead", "afresh"), TRUTH),
     **dict.fromkeys(("steps", "hidden", "epochs", "pairs", "pictures", "calls"), whole(1)),
-    "contexts": whole(0).or_none(),
-    **dict.fromkeys(("seed", "queries", "iterations"), whole(0)),
+    **dict.fromkeys(("contexts", "seed", "queries", "iterations"), whole(0)),
     **dict.fromkeys(("tolerance", "rate"), number(above=0)),
     **dict.fromkeys(("bound", "penalty", "weight", "pull"), number()),
 }

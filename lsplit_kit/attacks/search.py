@@ -15,7 +15,6 @@ BEST = 10  # guesses that are kept
 FLOOR = 1e-3  # of the belief that a token is any other than the ones the prototypes point at
 LOCAL = 1024  # nearest candidates that the regression is fitted to; its cost grows with their cube
 STIFF = 1e-2  # ridge penalty, a share of the mean squared length
-SHARES = (0.1, 0.5)  # least and largest share of new candidates that are those pointed to
 
 
 def ranked(expected: Tensor, scores: Tensor | None) -> Tensor:
@@ -46,40 +45,31 @@ class Search:
         return beliefs.topk(min(count, len(beliefs))).indices
 
     def more(self, count: int) -> Tensor:
-        """New ids [count]: the likeliest, and those whose embedding the candidates tried point to.
+        """New ids [count]: half the likeliest, half those whose embedding the candidates tried point to.
 
         Behind this very text, vectors and embeddings of the candidates are nearly linear in each other: a ridge
-        regression on what was tried says where the embedding of h must be. Behind many layers that is less true: the
-        more it explains of candidates that it was not fitted to, the more of those pointed to are tried, half at most.
+        regression on what was tried says where the embedding of h must be.
         """
         beliefs = self.beliefs.clone()
         beliefs[self.ids] = -torch.inf
         count = min(count, len(beliefs) - len(self.ids))
-        away, explained = self._pointed() if len(self.ids) > 1 else (None, 0.0)
-        pointed = 0 if away is None else round(count * min(max(explained, SHARES[0]), SHARES[1]))
-        likely = beliefs.topk(count - pointed).indices
-        if away is None or not pointed:
+        likely = beliefs.topk(count - count // 2 if len(self.ids) > 1 else count).indices
+        if len(likely) == count:
             return likely
+        away = self._pointed()
         away[self.ids], away[likely] = torch.inf, torch.inf
-        return torch.cat([likely, away.topk(pointed, largest=False).indices])
+        return torch.cat([likely, away.topk(count - len(likely), largest=False).indices])
 
-    def _pointed(self) -> tuple[Tensor, float]:
-        """Squared distance [V], but for a constant, of every embedding from where that of h must be.
-
-        With the share of the variance of tried embeddings that is explained of each by a regression on the others.
-        """
+    def _pointed(self) -> Tensor:
+        """Squared distance [V] of every embedding from where that of h must be."""
         near = (self.vectors - self.h).norm(dim=-1).topk(min(LOCAL, len(self.ids)), largest=False).indices
         vectors, known = self.vectors[near], self.rows[self.ids[near]]
         middle = vectors.mean(0)
         x, y = vectors - middle, known - known.mean(0)
         gram = x @ x.T
         gram.diagonal().add_(STIFF * gram.diagonal().mean())
-        inverse = torch.linalg.inv(gram)
-        weights = inverse @ y
-        left = (weights / inverse.diagonal()[:, None]).square().sum()  # leaving each out in turn, in closed form
-        place = (self.h - middle) @ x.T @ weights + known.mean(0)
-        away = torch.linalg.vector_norm(self.rows, dim=-1).square_().addmv_(self.rows, place, alpha=-2)
-        return away, 1 - float(left / y.square().sum().clamp_min(1e-12))
+        place = (self.h - middle) @ x.T @ torch.linalg.solve(gram, y) + known.mean(0)
+        return (self.rows - place).square().sum(-1)
 
     def add(self, ids: Tensor, vectors: Tensor) -> None:
         """Candidates [n] were tried and gave vectors [n, d]; the newest of the same one counts."""
@@ -94,10 +84,6 @@ class Search:
     def near(self, count: int, channel: Channel) -> Tensor:
         """The ids [count] tried that are likeliest."""
         return self.ids[self.posterior(channel).topk(min(count, len(self.ids))).indices]
-
-    def distance(self) -> float:
-        """|F - h| / |h| of the nearest that was tried."""
-        return float((self.vectors - self.h).norm(dim=-1).min() / self.h.norm().clamp_min(1e-12))
 
     def error(self, token: int) -> tuple[Tensor, Tensor]:
         """|F - h| and |h| [1] of a token that was tried."""

@@ -18,7 +18,6 @@ from ..wire.view import View
 from .knowledge import Knowledge
 
 WINDOW, TOKENS, HELD = 64, 50_000, 0.1
-WORK = 15 * TOKENS  # tokens times layers that the study of the texts may take: behind more than 15 layers it has fewer
 Made = TypeVar("Made")
 
 
@@ -87,12 +86,11 @@ class Study:
     sent: int  # tokens that went through the head for it
 
 
-def study(knowledge: Knowledge, place: Place) -> Study:
-    """The vectors at a place of about `TOKENS` tokens of the attacker's texts, or `WORK`; first positions left out.
+def study(knowledge: Knowledge, place: Place, count: int = TOKENS) -> Study:
+    """The vectors at a place of about `count` tokens of the attacker's texts, first positions left out.
 
     With queries that are counted, of no more than half of them. Raises NeedsKnowledge where these are too few.
     """
-    count = min(TOKENS, WORK // max(1, place.depth))
     if knowledge.queries is not None and knowledge.budget is not None:
         least = 3 * WINDOW  # to fit with, to calibrate with, and one for tokens that the texts lack
         if knowledge.budget < least:

@@ -80,7 +80,7 @@ def render(r: dict[str, Any]) -> str:
         f"`smollm2` and a model of the same class and shape with weights drawn at random (seed {SEED}), "
         f"{rows[0]['prompts']} prompts of at most {LONGEST} tokens, {rows[0]['tokens']:,} tokens, observer "
         f"`{OBSERVER}`, who takes the learner's head for that of the model it has. Where both are the same it is read, "
-        "trained or not; where they have not, no attack should read more than `PriorOnly`, which looks at no vector. "
+        "trained or not; where they are not, no attack should read more than `PriorOnly`, which looks at no vector. "
         f"Bits: as in the table of attacks, down to below 0 where a belief misleads.\n\n{common.table(head, cells)}"
     )
 

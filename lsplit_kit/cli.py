@@ -95,6 +95,7 @@ def classroom(
     from .remote.classroom import prepare
     from .remote.serve import main as serve
 
+    print("looking at the options and the model ...", file=sys.stderr, flush=True)  # which loads torch
     ready = prepare(out, students, names, host or (), days, context.args)
     print(ready.says, file=sys.stderr, flush=True)
     raise typer.Exit(serve(ready.arguments))

@@ -90,3 +90,20 @@ def finish(name: str, args: argparse.Namespace, result: dict[str, object], text:
     if not args.json:
         print(text)
     print(json.dumps(result))
+
+
+def by_rows(name: str, what: str, measure: Callable[..., dict], render: Callable[[dict], str]) -> None:
+    """Run a benchmark whose rows are kept as they come: `measure(quick, rows, save)` goes on where it was stopped."""
+    parser = options(what)
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
+    args = parser.parse_args()
+    one_thread()
+    path = RESULTS / f"{name}{'-quick' if args.quick else ''}.json"
+    kept = json.loads(path.read_text("utf-8")) if path.exists() and not (args.fresh or args.quick) else {"rows": []}
+
+    def save(rows: list[dict]) -> None:
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**kept, "rows": rows}, indent=1) + "\n", "utf-8")
+
+    result = measure(args.quick, kept["rows"], save)
+    finish(name, args, result, render(result))

@@ -8,7 +8,6 @@ and a run that was stopped goes on where it was (`--fresh` begins anew).
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import Any
 
@@ -35,12 +34,12 @@ def drawn(model: Any) -> Any:
     return other
 
 
-def measure(args: Any, rows: list[dict[str, Any]], save: Any) -> dict[str, Any]:
+def measure(quick: bool, rows: list[dict[str, Any]], save: Any) -> dict[str, Any]:
     """Every attack, by the head at work and the head that the attacker takes it for, that is not in `rows` yet."""
     model, tok = lk.load("smollm2")
-    own, texts = [text for _, text in topics("all")], [p.text for p in prompts(count=2 if args.quick else COUNT)]
+    own, texts = [text for _, text in topics("all")], [p.text for p in prompts(count=2 if quick else COUNT)]
     models = {TRAINED: model, DRAWN: drawn(model)}
-    for depth in tqdm(DEPTHS[:1] if args.quick else DEPTHS, desc="depths"):
+    for depth in tqdm(DEPTHS[:1] if quick else DEPTHS, desc="depths"):
         captures = {name: record(lk.split(m, head=depth, tail=0), texts, longest=LONGEST) for name, m in models.items()}
         for known, theirs in models.items():
             know = Knowledge(theirs, tok, text=own)
@@ -85,22 +84,5 @@ def render(r: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Measure, save after every row, report."""
-    parser = common.options(__doc__)
-    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
-    args = parser.parse_args()
-    common.one_thread()
-    path = common.RESULTS / f"controls{'-quick' if args.quick else ''}.json"
-    kept = json.loads(path.read_text("utf-8")) if path.exists() and not (args.fresh or args.quick) else {"rows": []}
-
-    def save(rows: list[dict[str, Any]]) -> None:
-        common.RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps({**kept, "rows": rows}, indent=1) + "\n", "utf-8")
-
-    result = measure(args, kept["rows"], save)
-    common.finish("controls", args, result, render(result))
-
-
 if __name__ == "__main__":
-    main()
+    common.by_rows("controls", __doc__ or "", measure, render)

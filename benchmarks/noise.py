@@ -7,7 +7,6 @@ they come, and a run that was stopped goes on where it was (`--fresh` begins ane
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import common
@@ -62,22 +61,5 @@ def render(r: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Measure, save after every row, report."""
-    parser = common.options(__doc__)
-    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
-    args = parser.parse_args()
-    common.one_thread()
-    path = common.RESULTS / f"noise{'-quick' if args.quick else ''}.json"
-    kept = json.loads(path.read_text("utf-8")) if path.exists() and not (args.fresh or args.quick) else {"rows": []}
-
-    def save(rows: list[dict[str, Any]]) -> None:
-        common.RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps({**kept, "rows": rows}, indent=1) + "\n", "utf-8")
-
-    result = measure(args.quick, kept["rows"], save)
-    common.finish("noise", args, result, render(result))
-
-
 if __name__ == "__main__":
-    main()
+    common.by_rows("noise", __doc__ or "", measure, render)
